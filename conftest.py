@@ -1,0 +1,7 @@
+"""Test settings for the unit tests and for the kernels that nbval starts."""
+
+import os
+from pathlib import Path
+
+# The tiny sample: every cell of the book runs offline and in seconds.
+os.environ["D2LMINI_DATA"] = str(Path(__file__).parent / "tests" / "data")

@@ -1,0 +1,120 @@
+"""A plot of running curves: one figure updated in place in a notebook, a line a point elsewhere."""
+
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from d2lmini.svg import Picture, figure_svg
+
+__all__ = ["Animator"]
+
+
+class Animator:
+    """Curves that grow while a program runs.
+
+    In a notebook one display is updated in place, so lines printed before stay and exactly one
+    figure remains. Elsewhere a line is printed for each point at a whole `x` (an epoch). The
+    arguments are those of the reference, d2l 0.17.0:
+
+    Args:
+        xlabel, ylabel: axis labels.
+        legend: names of the curves.
+        xlim, ylim: `(low, high)` of the axes; None fits the data.
+        xscale, yscale: 'linear' or 'log'.
+        fmts: matplotlib formats, used in turn by any number of curves.
+        nrows, ncols: grid of axes; curves are drawn in the first.
+        figsize: width and height in inches.
+        caption: text under the figure.
+    """
+
+    def __init__(self, xlabel=None, ylabel=None, legend=None, xlim=None, ylim=None,
+                 xscale="linear", yscale="linear", fmts=("-", "m--", "g-.", "r:"),
+                 nrows=1, ncols=1, figsize=(3.5, 2.5), *, caption=None):  # fmt: skip
+        self.legend, self.fmts, self.caption = list(legend or []), fmts, caption
+        self.xlabel = xlabel
+        self.fig = Figure(figsize=figsize)
+        self.axes = self.fig.subplots(nrows, ncols, squeeze=False).flatten()
+        self._format = {"xlabel": xlabel or "", "ylabel": ylabel or "",
+                        "xscale": xscale, "yscale": yscale}  # fmt: skip
+        self._limits = {"xlim": xlim, "ylim": ylim}
+        self.X, self.Y = [], []  # a list of points for each curve
+        self._display = None
+
+    def add(self, x, y, *, redraw=True):
+        """Add a point to each curve.
+
+        `x` and `y` are numbers, tensors on any device, or sequences of these with one entry a
+        curve; one `x` serves all curves; None leaves a curve as it is. `redraw=False` only keeps
+        the point.
+        """
+        ys = _as_list(y)
+        xs = _as_list(x)
+        if len(xs) == 1:
+            xs *= len(ys)
+        if len(xs) != len(ys):
+            raise ValueError(f"x has {len(xs)} entries and y has {len(ys)}; they must be as many")
+        while len(self.X) < len(ys):
+            self.X.append([])
+            self.Y.append([])
+        for x_list, y_list, x_new, y_new in zip(self.X, self.Y, xs, ys, strict=False):
+            if x_new is not None and y_new is not None:
+                x_list.append(float(x_new))
+                y_list.append(float(y_new))
+        if not _in_notebook():
+            self._print_point(xs, ys)
+        elif redraw:
+            self.redraw()
+
+    def redraw(self, status=None):
+        """Show the curves as they are, in a notebook; `status` is a line under the figure."""
+        if not _in_notebook():
+            return
+        self._draw()
+        caption = "  |  ".join(filter(None, (self.caption, status)))
+        svg = figure_svg(self.fig, alt=self._description(), caption=caption)
+        picture = Picture(svg, alt=self._description(), caption=caption)
+        if self._display is None:
+            self._display = display(picture, display_id=True)
+        else:
+            self._display.update(picture)
+
+    def save(self, path):
+        """Write the figure to a file, in the format that its ending names (.svg, .png, .pdf)."""
+        self._draw()
+        self.fig.savefig(path, bbox_inches="tight")
+
+    def _draw(self):
+        axes = self.axes[0]
+        axes.cla()
+        for index, (x_list, y_list) in enumerate(zip(self.X, self.Y, strict=True)):
+            axes.plot(x_list, y_list, self.fmts[index % len(self.fmts)], label=self._name(index))
+        axes.set(**self._format, **{k: v for k, v in self._limits.items() if v is not None})
+        if self.legend and self.X:
+            axes.legend()
+        axes.grid(alpha=0.4)
+
+    def _name(self, index):
+        return self.legend[index] if index < len(self.legend) else f"series {index + 1}"
+
+    def _description(self):
+        last = "，".join(
+            f"{self._name(i)} {y_list[-1]:.3g}" for i, y_list in enumerate(self.Y) if y_list
+        )
+        return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{last or '尚无'}"
+
+    def _print_point(self, xs, ys):
+        given = [(i, x, y) for i, (x, y) in enumerate(zip(xs, ys, strict=True))
+                 if x is not None and y is not None]  # fmt: skip
+        if given and float(given[0][1]).is_integer():
+            values = ", ".join(f"{self._name(i)} {float(y):.3f}" for i, _, y in given)
+            print(f"{self.xlabel or 'x'} {float(given[0][1]):.0f}: {values}", flush=True)
+
+
+def _as_list(values):
+    if hasattr(values, "tolist"):  # a tensor or an array
+        values = values.tolist()
+    return list(values) if isinstance(values, (list, tuple)) else [values]
+
+
+def _in_notebook():
+    return hasattr(get_ipython(), "kernel")

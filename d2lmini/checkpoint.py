@@ -1,0 +1,70 @@
+"""Training state on disk, so that a run that was cut off goes on as if it had not been."""
+
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import torch
+
+__all__ = ["load", "save"]
+
+
+def save(path, settings, state):
+    """Write `state` and the `settings` it belongs to into `path`, whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written to; the previous file is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside the target and renamed: a kill at any moment leaves the old file or the new.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"settings": settings, "state": state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path, settings):
+    """Return the state in `path`, or None when there is no such file.
+
+    Raises:
+        ValueError: the file is no checkpoint, or one of other settings; the message names the
+            first difference.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found, state = content["settings"], content["state"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"checkpoint={str(path)!r} is not a checkpoint of train_ch6 ({error}); "
+            "delete the file or name another"
+        ) from error
+    for name in {**settings, **found}:
+        if settings.get(name) != found.get(name):
+            was, now = _first_difference(found.get(name), settings.get(name))
+            raise ValueError(
+                f"checkpoint={str(path)!r} belongs to another run: its {name} is {was!r}, this "
+                f"run's is {now!r}; name another file, or delete it to start afresh"
+            )
+    return state
+
+
+def _first_difference(was, now):
+    """The first lines that differ, of two texts; other values as they are."""
+    if isinstance(was, str) and isinstance(now, str):
+        was_lines, now_lines = was.splitlines(), now.splitlines()
+        for was_line, now_line in zip(was_lines, now_lines, strict=False):
+            if was_line != now_line:
+                return was_line.strip(), now_line.strip()
+        return f"{len(was_lines)} lines long", f"{len(now_lines)} lines long"
+    return was, now

@@ -1,0 +1,88 @@
+"""The device to run on, and the environment that a chapter ran in."""
+
+import datetime
+import html
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+__all__ = ["environment", "try_gpu"]
+
+
+def try_gpu(i=0):
+    """Return the `torch.device` cuda:i if there is one; else, for i = 0, Apple's mps; else the CPU.
+
+    Raises:
+        ValueError: `i` is not an int or is negative.
+    """
+    if not isinstance(i, int) or isinstance(i, bool) or i < 0:
+        raise ValueError(f"i must be the number of a GPU, an int from 0 on, got {i!r}")
+    if i < torch.cuda.device_count():
+        return torch.device("cuda", i)
+    if i == 0 and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def environment():
+    """What this notebook runs on: a mapping of name to text that shows itself as a table."""
+    device = try_gpu()
+    return _Table(
+        {
+            "device": f"{device} ({device_name(device)})",
+            "torch": torch.__version__,
+            "CUDA": torch.version.cuda if device.type == "cuda" else "not used",
+            "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
+            "Python": platform.python_version(),
+            "date": datetime.date.today().isoformat(),
+            "d2lmini": _own_version(),
+        }
+    )
+
+
+class _Table(dict):
+    def __repr__(self):
+        width = max(map(len, self))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in self.items())
+
+    def _repr_html_(self):
+        rows = "".join(
+            f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
+            for name, text in self.items()
+        )
+        return f"<table>{rows}</table>"
+
+
+def device_name(device):
+    """The name of the GPU, or of the processor and the number of threads torch uses on it."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+
+
+def synchronize(device):
+    """Wait until `device` has done all that was asked of it, so that a clock tells the truth."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def _processor_name():
+    try:  # Linux does not fill platform.processor() in
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _own_version():
+    try:
+        return metadata.version("d2lmini")
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,134 @@
+"""Counting and timing: the small tools that the trainer and the exercises share.
+
+The names follow the reference, d2l 0.17.0; values stay on their device until they are read.
+"""
+
+import contextlib
+import time
+
+import torch
+
+__all__ = ["Accumulator", "Timer", "accuracy", "evaluate_accuracy_gpu"]
+
+
+class Timer:
+    """A stopwatch that keeps each lap; times in seconds, from a clock that is never set back."""
+
+    def __init__(self):
+        self.times = []
+        self.start()
+
+    def start(self):
+        """Start a lap."""
+        self._started = time.perf_counter()
+
+    def stop(self):
+        """End the lap, keep it in `times` and return it."""
+        self.times.append(time.perf_counter() - self._started)
+        return self.times[-1]
+
+    def avg(self):
+        """Mean lap; ZeroDivisionError before the first `stop()`."""
+        return sum(self.times) / len(self.times)
+
+    def sum(self):
+        """All laps together."""
+        return sum(self.times)
+
+    def cumsum(self):
+        """Time since the first start after each lap, as a list."""
+        totals = []
+        for lap in self.times:
+            totals.append(lap + (totals[-1] if totals else 0.0))
+        return totals
+
+
+class Accumulator:
+    """`n` running sums of numbers or 0-d tensors; reading one, `sums[i]`, gives a float.
+
+    Tensors are added on their own device, so that adding does not wait for a GPU; reading does.
+    """
+
+    def __init__(self, n):
+        self.data = [0.0] * n
+
+    def add(self, *values):
+        """Add one value to each sum; ValueError when their number is not `n`."""
+        if len(values) != len(self.data):
+            raise ValueError(
+                f"this Accumulator has {len(self.data)} sums, got {len(values)} values"
+            )
+        self.data = [total + _widen(value) for total, value in zip(self.data, values, strict=True)]
+
+    def reset(self):
+        """Set every sum to zero."""
+        self.data = [0.0] * len(self.data)
+
+    def __getitem__(self, index):
+        return float(self.data[index])
+
+
+def _widen(value):
+    """A detached float64 copy of a tensor (float32 on mps, which has no float64), else a float."""
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    return value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
+
+
+def accuracy(y_hat, y):
+    """Number of correct predictions, a 0-d int64 tensor on the device of its arguments.
+
+    Args:
+        y_hat: scores (B, num_classes), or already predicted labels (B,).
+        y: labels (B,).
+    """
+    if y_hat.dim() > 1 and y_hat.shape[1] > 1:
+        y_hat = y_hat.argmax(dim=1)
+    return (y_hat.to(y.dtype) == y).sum()
+
+
+def evaluate_accuracy_gpu(net, data_iter, device=None):
+    """Share of correct predictions of `net` over all of `data_iter`, a float in [0, 1].
+
+    Dropout is off meanwhile; every module is put back into the mode it was found in. A GPU is
+    waited for once, at the end.
+
+    Args:
+        net: a module from X to scores (B, num_classes).
+        data_iter: any iterable of `(X, y)`, a DataLoader or an `ImageIterator`.
+        device: where to evaluate; None takes the device of the network's first parameter.
+
+    Raises:
+        ValueError: `data_iter` yields nothing.
+    """
+    if device is None:
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    num_correct, num_samples = Accumulator(1), 0
+    with evaluation_mode(net), torch.inference_mode():
+        for X, y in batches_on(data_iter, device):
+            num_correct.add(accuracy(net(X), y))
+            num_samples += len(y)
+    if num_samples == 0:
+        raise ValueError("data_iter yields no batch: there is nothing to evaluate")
+    return num_correct[0] / num_samples
+
+
+def batches_on(data_iter, device):
+    """Yield the batches of any iterable of `(X, y)` on `device`."""
+    if hasattr(data_iter, "on"):  # an ImageIterator makes its batches there
+        yield from data_iter.on(device)
+        return
+    for X, y in data_iter:
+        yield X.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+
+@contextlib.contextmanager
+def evaluation_mode(net):
+    """Put `net` into evaluation mode, and afterwards each of its modules back as it was."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield net
+    finally:
+        for module, mode in modes:
+            module.training = mode

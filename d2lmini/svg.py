@@ -1,0 +1,103 @@
+"""Figures as inline SVG: no file, no JavaScript, readable on light and dark pages."""
+
+import hashlib
+import io
+import re
+from html import escape
+
+import matplotlib
+from IPython.display import display
+from matplotlib import pyplot as plt
+from matplotlib.legend import Legend
+
+__all__ = ["Picture", "figure_html", "figure_svg", "show"]
+
+FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
+PHONE = 320  # pixels between the margins of a narrow screen
+SMALLEST = 0.75  # a figure shrinks to this share of its size, so that its text stays legible
+
+
+class Picture:
+    """A finished `<figure>`: rich displays show `html`, a terminal prints one short line."""
+
+    def __init__(self, svg, *, alt, caption=None):
+        self.html = figure_html(svg, caption)
+        self.text = f"<figure: {caption or alt[:60]}>"
+
+    def _repr_html_(self):
+        return self.html
+
+    def __repr__(self):
+        return self.text
+
+
+def figure_html(svg, caption=None):
+    """Wrap SVG text in `<figure>` with an optional caption (plain text, escaped here)."""
+    note = (
+        f'<figcaption style="margin-top:.4em;font-size:.9em">{escape(caption)}</figcaption>'
+        if caption
+        else ""
+    )
+    # What is wider than a phone scrolls in its own box, for which the keyboard needs a stop.
+    stop = (
+        ' tabindex="0"'
+        if any(int(width) > PHONE for width in re.findall(r"min-width:(\d+)px", svg))
+        else ""
+    )
+    return (
+        f'<figure{stop} style="margin:1em 0;text-align:center;overflow-x:auto">{svg}{note}</figure>'
+    )
+
+
+def figure_svg(fig, *, alt, caption=None):
+    """Return a matplotlib figure as inline SVG text, the same bytes for the same figure.
+
+    Text stays text, the background is transparent, black follows the page's text colour, and ids
+    carry a prefix made from the content, so that several figures can stand on one page. `alt`
+    says what the picture shows; it becomes the SVG's `<desc>`.
+    """
+    if not alt:
+        raise ValueError(
+            "alt must say in a few words what the figure shows, for readers who cannot see it"
+        )
+    for legend in fig.findobj(Legend):
+        legend.get_frame().set_facecolor("none")
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "d2lmini"}):
+        fig.savefig(
+            buffer,
+            format="svg",
+            transparent=True,
+            bbox_inches="tight",
+            pad_inches=0.05,
+            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+        )
+    svg = buffer.getvalue()
+    opening, body = re.search(r"<svg ([^>]*)>(.*)</svg>", svg, re.DOTALL).groups()
+    viewbox = re.search(r'viewBox="([^"]*)"', opening).group(1)
+    width = round(float(viewbox.split()[2]) * 4 / 3)  # matplotlib's points to CSS pixels
+    # matplotlib's style sheet would apply to the whole page: it moves to the root's attributes.
+    body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
+    body = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", body)
+    body = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONT, body)
+    prefix = "f" + hashlib.sha256(f"{alt}{caption}{body}".encode()).hexdigest()[:8] + "-"
+    body = re.sub(r'\bid="', f'id="{prefix}', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'role="img" aria-labelledby="{prefix}title {prefix}desc" viewBox="{viewbox}" '
+        f'width="{width}" fill="currentColor" stroke-linejoin="round" '
+        f'style="max-width:100%;min-width:{SMALLEST * width:.0f}px;height:auto">'
+        f'<title id="{prefix}title">{escape(caption or alt)}</title>'
+        f'<desc id="{prefix}desc">{escape(alt)}</desc>{body}</svg>'
+    )
+
+
+def show(fig, *, alt, caption=None):
+    """Display a matplotlib figure as inline SVG with alternative text and caption; close it.
+
+    >>> show(fig, alt='ReLU和sigmoid的曲线', caption='图1-3 两种激活函数')
+    """
+    svg = figure_svg(fig, alt=alt, caption=caption)
+    plt.close(fig)
+    display(Picture(svg, alt=alt, caption=caption))

@@ -1,0 +1,415 @@
+"""The trainer of the four chapters: `train_ch6`, its checks and its arithmetic.
+
+It computes what the reference's `train_ch6` (d2l 0.17.0) computes: Xavier-uniform weights (Glorot
+and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from d2lmini import checkpoint as checkpoints
+from d2lmini.animator import Animator
+from d2lmini.device import synchronize, try_gpu
+from d2lmini.metrics import Accumulator, accuracy, evaluate_accuracy_gpu
+
+__all__ = ["History", "train_ch6"]
+
+POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
+SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
+AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclasses.dataclass
+class History:
+    """What a training run measured; each list has one value an epoch.
+
+    Attributes:
+        train_loss, train_acc: means over the epoch's samples, taken while the weights moved.
+        test_acc: over the whole test set, after the epoch.
+        train_seconds, test_seconds: wall time of the epoch's training and of its evaluation.
+        curve: the points of the plot, (epoch, train loss, train acc, test acc or None).
+        num_samples: training samples in an epoch.
+        device, precision, seed: where and how it ran.
+        stopped: None, or why training ended early.
+    """
+
+    device: str
+    precision: str
+    seed: int | None = None
+    num_samples: int = 0
+    train_loss: list = dataclasses.field(default_factory=list)
+    train_acc: list = dataclasses.field(default_factory=list)
+    test_acc: list = dataclasses.field(default_factory=list)
+    train_seconds: list = dataclasses.field(default_factory=list)
+    test_seconds: list = dataclasses.field(default_factory=list)
+    curve: list = dataclasses.field(default_factory=list)
+    stopped: str | None = None
+
+    @property
+    def examples_per_sec(self):
+        """Training samples over the wall time of training: data, steps, metrics and plot.
+
+        Evaluation is left out; the device has finished its work when the clock is read. NaN
+        before the first epoch has ended.
+        """
+        if not self.train_seconds:
+            return math.nan
+        return self.num_samples * len(self.train_seconds) / sum(self.train_seconds)
+
+    def __repr__(self):
+        done = len(self.test_acc)
+        last = (f", loss {self.train_loss[-1]:.3f}, train acc {self.train_acc[-1]:.3f}, "
+                f"test acc {self.test_acc[-1]:.3f}") if done else ""  # fmt: skip
+        return f"History({done} epochs on {self.device}, {self.precision}{last})"
+
+
+def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=None,
+              checkpoint=None, precision="tf32", caption=None):  # fmt: skip
+    """Initialise `net`, train it on a device with plain SGD, plot and print the results.
+
+    Every Linear and Conv2d gets Xavier-uniform weights (biases stay); the loss is the mean
+    cross-entropy. Prints `training on DEVICE`, then `loss …, train acc …, test acc …` and
+    `… examples/sec on DEVICE` (end to end, see `History.examples_per_sec`). The network stays on
+    the device. Ctrl-C, a loss that is not finite, and scores that are all zero (dead for good) end
+    the training early; what was reached is kept and `History.stopped` says why.
+
+    Args:
+        net: module from X (B, C, H, W) float32 to scores (B, num_classes).
+        train_iter, test_iter: iterables of `(X, y)`, y int64 (B,): those of
+            `load_data_fashion_mnist`, or any DataLoader.
+        num_epochs: passes over `train_iter`, at least 1.
+        lr: learning rate, positive.
+        device: None takes `try_gpu()`.
+        seed: fixes weights, order and dropout. Biases are left as the network was built with;
+            to repeat a run, call `torch.manual_seed` before building it too.
+        checkpoint: file that is written after every epoch; where it exists already, training
+            goes on from it, to the same result as a run that was never cut off.
+        precision: on CUDA, "tf32" (fp32 weights, TF32 products), "fp32" (the reference's
+            arithmetic), "bf16" or "fp16" (autocast), or "auto" (the faster of these two that the
+            card has). On other devices "tf32" and "auto" mean "fp32".
+        caption: text under the plot.
+
+    Returns:
+        `History`.
+
+    Raises:
+        ValueError: bad arguments, no data, a network that does not fit the data, or a checkpoint
+            of another run.
+        RuntimeError: out of memory, with a batch size to try.
+    """
+    _check_arguments(net, num_epochs, lr)
+    device = torch.device(device) if device is not None else try_gpu()
+    precision = _resolve_precision(precision, device)
+    if checkpoint is not None:
+        _check_writable(checkpoint)
+    if seed is not None:
+        torch.manual_seed(seed)
+    net.apply(_init_xavier)
+    net.to(device)
+    run = _Run(net, train_iter, test_iter, num_epochs, lr, device, precision, seed)
+    if checkpoint is not None:
+        state = checkpoints.load(checkpoint, run.settings())
+        if state is not None:
+            run.restore(state)
+
+    print("training on", device, flush=True)
+    animator = Animator(xlabel="epoch", xlim=[0, num_epochs], caption=caption,
+                        legend=["train loss", "train acc", "test acc"])  # fmt: skip
+    for epoch, *values in run.history.curve:  # of a run that goes on
+        animator.add(epoch, values, redraw=False)
+    animator.redraw()
+    try:
+        with _fast_arithmetic(net, device, precision):
+            while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
+                run.train_epoch(animator)
+                if checkpoint is not None and run.history.stopped is None:
+                    checkpoints.save(checkpoint, run.settings(), run.state())
+    except KeyboardInterrupt:
+        run.history.stopped = "interrupted"
+    animator.redraw()
+    _print_results(run.history)
+    return run.history
+
+
+class _Run:
+    """One training run: the network, its data, and what has been measured so far."""
+
+    def __init__(self, net, train_iter, test_iter, num_epochs, lr, device, precision, seed):
+        self.net, self.num_epochs, self.lr, self.device = net, num_epochs, lr, device
+        self.train_iter, self.test_iter = (
+            data_iter.on(device) if hasattr(data_iter, "on") else data_iter
+            for data_iter in (train_iter, test_iter)
+        )
+        self.autocast_dtype = AUTOCAST_DTYPES[precision]
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(parameters, lr=lr, fused=device.type == "cuda" or None)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.history = History(str(device), precision, seed)
+        self.last_redraw = time.perf_counter()
+
+    def train_epoch(self, animator):
+        """One pass over the training set and one over the test set, or a part and the reason."""
+        history, epoch = self.history, len(self.history.test_acc)
+        num_batches = _length(self.train_iter)
+        points = {math.ceil(num_batches * k / POINTS_PER_EPOCH) for k in range(1, POINTS_PER_EPOCH)}
+        sums, num_samples = Accumulator(3), 0  # loss, correct, scores that are not 0
+        self.net.train()
+        started = time.perf_counter()
+        for done, (X, y) in enumerate(self.train_iter, start=1):
+            loss, num_correct, num_alive = self._step(X, y, check_labels=done == 1)
+            sums.add(loss * len(y), num_correct, num_alive)
+            num_samples += len(y)
+            if done in points and done < num_batches:  # reading the sums waits for the device
+                history.stopped = _hopeless(sums, epoch + 1, self.lr)
+                if history.stopped:
+                    return
+                rate = num_samples / (time.perf_counter() - started)
+                left = _time_left(history, self.num_epochs, num_batches / done * num_samples / rate,
+                                  done / num_batches)  # fmt: skip
+                self._add_point(
+                    animator,
+                    (
+                        epoch + done / num_batches,
+                        sums[0] / num_samples,
+                        sums[1] / num_samples,
+                        None,
+                    ),
+                    f"epoch {epoch + 1}/{self.num_epochs}, batch {done}/{num_batches}, "
+                    f"{rate:.0f} examples/sec, about {left} left",
+                )
+        if num_samples == 0:
+            raise ValueError("train_iter yields no batch: there is nothing to train on")
+        synchronize(self.device)
+        trained = time.perf_counter()
+        history.stopped = _hopeless(sums, epoch + 1, self.lr)
+        if history.stopped:
+            return
+        with self._autocast():
+            test_acc = evaluate_accuracy_gpu(self.net, self.test_iter, self.device)
+        history.num_samples = num_samples
+        history.train_loss.append(sums[0] / num_samples)
+        history.train_acc.append(sums[1] / num_samples)
+        history.train_seconds.append(trained - started)
+        history.test_seconds.append(time.perf_counter() - trained)
+        history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
+        self._add_point(
+            animator, (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
+        )
+
+    def _step(self, X, y, check_labels):
+        """Forward, backward, update; returns 0-d tensors on the device: loss and two counts."""
+        labels_on_cpu = y if y.device.type == "cpu" else None
+        X = X.to(self.device, non_blocking=True)
+        y = y.to(self.device, non_blocking=True)
+        try:
+            with self._autocast():
+                logits = self.net(X)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError or _is_out_of_memory(error):
+                raise _explained(error, len(X)) from error
+            raise ValueError(
+                f"the network does not take a batch of shape {tuple(X.shape)}: {error}. Its first "
+                "fully connected layer fits one image size only; see the argument resize of "
+                "load_data_fashion_mnist"
+            ) from error
+        if logits.dim() != 2 or len(logits) != len(y):
+            raise ValueError(
+                f"the network must return scores of shape ({len(y)}, num_classes) for {len(y)} "
+                f"images, got {tuple(logits.shape)}"
+            )
+        # Labels on a GPU are read once only, for reading them waits for it.
+        if labels_on_cpu is not None or check_labels:
+            _check_labels(labels_on_cpu if labels_on_cpu is not None else y, logits.shape[1])
+        loss = F.cross_entropy(logits.float(), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+        except RuntimeError as error:
+            raise _explained(error, len(X)) from error
+        self.scaler.update()
+        return loss.detach(), accuracy(logits.detach(), y), logits.detach().count_nonzero()
+
+    def _autocast(self):
+        return torch.autocast(
+            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
+        )
+
+    def _add_point(self, animator, point, status=None):
+        self.history.curve.append(point)
+        animator.add(point[0], point[1:], redraw=False)
+        if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
+            animator.redraw(status)
+            self.last_redraw = time.perf_counter()
+
+    def settings(self):
+        """What a checkpoint must have in common with this run, by name."""
+        return {
+            "network": str(self.net),
+            "parameters": "\n".join(
+                f"{n} {tuple(p.shape)}" for n, p in self.net.named_parameters()
+            ),
+            "lr": self.lr,
+            "precision": self.history.precision,
+            "seed": self.history.seed,
+            "batch size": getattr(self.train_iter, "batch_size", None),
+            "image size": getattr(self.train_iter, "resize", None),
+            "number of batches": _length(self.train_iter),
+        }
+
+    def state(self):
+        """All that the epochs to come depend on."""
+        generator = getattr(self.train_iter, "generator", None)
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": dataclasses.asdict(self.history),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device)
+            if self.device.type == "cuda"
+            else None,
+            "order": generator.get_state() if generator is not None else None,
+        }
+
+    def restore(self, state):
+        """Take up the run that left `state`."""
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = History(**{**state["history"], "device": str(self.device)})
+        torch.set_rng_state(state["rng"])
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        if state["order"] is not None:
+            self.train_iter.generator.set_state(state["order"])
+
+
+def _init_xavier(module):
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
+        nn.init.xavier_uniform_(module.weight)
+
+
+def _resolve_precision(precision, device):
+    """The arithmetic that `precision` stands for on `device`."""
+    if precision not in (*AUTOCAST_DTYPES, "auto"):
+        raise ValueError(
+            f"precision must be one of {', '.join(AUTOCAST_DTYPES)} or auto, got {precision!r}"
+        )
+    if device.type != "cuda":  # CPUs without AMX gain nothing from bf16
+        return "fp32" if precision in ("tf32", "auto") else precision
+    if precision == "auto":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return precision
+
+
+@contextlib.contextmanager
+def _fast_arithmetic(net, device, precision):
+    """Memory layout and product precision for the device, put back afterwards."""
+    # Convolutions on CPUs and on tensor cores are faster with the channels innermost.
+    if device.type in ("cpu", "cuda"):
+        net.to(memory_format=torch.channels_last)
+    tf32 = precision != "fp32"
+    matmul_precision = torch.get_float32_matmul_precision()
+    try:
+        with contextlib.ExitStack() as stack:
+            if device.type == "cuda":
+                torch.set_float32_matmul_precision("high" if tf32 else "highest")
+                stack.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32)
+                )
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul_precision)
+        net.to(memory_format=torch.contiguous_format)
+
+
+def _length(data_iter):
+    try:
+        return len(data_iter)
+    except TypeError:  # a generator, or a DataLoader of an IterableDataset: one point an epoch
+        return 0
+
+
+def _time_left(history, num_epochs, epoch_seconds, epoch_done):
+    """Remaining training and evaluation time as text, from the epochs so far and this one."""
+    evaluation = history.test_seconds[-1] if history.test_seconds else 0
+    epochs_left = num_epochs - len(history.test_acc) - epoch_done
+    minutes, seconds = divmod(round(epochs_left * (epoch_seconds + evaluation)), 60)
+    return f"{minutes}:{seconds:02d} min"
+
+
+def _hopeless(sums, epoch, lr):
+    """Why more training cannot help, or None; `sums` as in `_Run.train_epoch`."""
+    if not math.isfinite(sums[0]):
+        return (
+            f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a smaller "
+            f"learning rate, lr={lr / 10:g}, and define the network anew"
+        )
+    if sums[2] == 0:
+        return (
+            f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead, the loss is the "
+            "logarithm of the number of classes and every gradient is 0, so waiting cannot help. "
+            "Define the network anew and train again (other initial weights), or try a smaller "
+            f"learning rate, lr={lr / 2:g}"
+        )
+    return None
+
+
+def _print_results(history):
+    if history.stopped:
+        print(f"stopped early, {len(history.test_acc)} whole epochs done: {history.stopped}")
+    if history.test_acc:
+        print(
+            f"loss {history.train_loss[-1]:.3f}, train acc {history.train_acc[-1]:.3f}, "
+            f"test acc {history.test_acc[-1]:.3f}"
+        )
+        print(f"{history.examples_per_sec:.1f} examples/sec on {history.device}")
+
+
+def _check_arguments(net, num_epochs, lr):
+    if not isinstance(num_epochs, int) or isinstance(num_epochs, bool) or num_epochs < 1:
+        raise ValueError(f"num_epochs must be a positive int, got {num_epochs!r}")
+    if not (isinstance(lr, (int, float)) and math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr must be a positive number, got {lr!r}")
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError("the network has no parameter to train")
+
+
+def _check_labels(labels, num_classes):
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"the data has labels from {low} to {high}, but the network has {num_classes} scores, "
+            f"for labels 0 to {num_classes - 1}"
+        )
+
+
+def _check_writable(path):
+    """Find out before the first epoch, not after it."""
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"checkpoint={str(path)!r} cannot be written; name another file")
+
+
+def _is_out_of_memory(error):
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _explained(error, batch_size):
+    """The error itself, or for want of memory one that says what to try."""
+    if not _is_out_of_memory(error):
+        return error
+    return RuntimeError(
+        f"out of memory with batches of {batch_size}: try batches of {max(batch_size // 2, 1)} or a "
+        f"smaller resize in load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
+    )
