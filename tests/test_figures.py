@@ -1,0 +1,247 @@
+"""The other figures: they show what they are given, and bad arguments are named."""
+
+import re
+import sys
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from d2lmini.figures import (
+    costs_figure,
+    show_confusion,
+    show_costs,
+    show_feature_maps,
+    show_filters,
+    show_images,
+    show_receptive_field,
+)
+from d2lmini.svg import Picture, figure_html, figure_svg, show
+
+SVG = "{http://www.w3.org/2000/svg}"
+MAX_BYTES = 150_000
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The figures displayed so far, parsed; each is well-formed and small enough for a page."""
+    pictures = []
+
+    def display(picture):
+        html = picture._repr_html_()
+        assert len(html) < MAX_BYTES
+        pictures.append(ElementTree.fromstring(html))
+
+    monkeypatch.setattr(sys.modules["d2lmini.svg"], "display", display)
+    return pictures
+
+
+def words(figure):
+    return ["".join(text.itertext()) for text in figure.iter(f"{SVG}text")]
+
+
+def alt(figure):
+    return figure.find(f".//{SVG}desc").text
+
+
+def plot(**options):
+    fig = Figure(figsize=(3, 2))
+    ax = fig.subplots()
+    ax.plot([0, 1], [0, 1], color="black", label="a & b")
+    ax.legend()
+    return figure_svg(fig, **{"alt": "一条线", **options})
+
+
+# --- svg ------------------------------------------------------------------------------------------
+
+
+def test_svg_can_stand_in_any_page():
+    svg = plot(alt="x < y", caption="图1")
+    root = ElementTree.fromstring(svg)
+    assert root.get("role") == "img"
+    assert (root.find(f"{SVG}title").text, root.find(f"{SVG}desc").text) == ("图1", "x < y")
+    assert "a & b" in words(root)  # text stays text
+    assert "<style" not in svg and "<?xml" not in svg and "DOCTYPE" not in svg
+    assert "currentColor" in svg and "#000000" not in svg and "#ffffff" not in svg
+    assert "date" not in svg.lower()
+
+
+def test_ids_differ_between_figures_and_references_hold():
+    ids = [re.findall(r' id="([^"]+)"', svg) for svg in (plot(), plot(caption="图2"))]
+    assert not set(ids[0]) & set(ids[1])
+    assert len(ids[0]) == len(set(ids[0]))
+    assert set(re.findall(r'(?:href="|url\()#([^")]+)', plot())) <= set(ids[0])
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    assert plot() == plot()
+
+
+def test_alternative_text_is_demanded():
+    with pytest.raises(ValueError, match="alt must say"):
+        plot(alt="")
+
+
+def test_captions_are_escaped_and_wide_figures_get_a_keyboard_stop():
+    assert "1 &lt; 2</figcaption>" in figure_html("<svg/>", "1 < 2")
+    assert "figcaption" not in figure_html("<svg/>")
+    assert 'tabindex="0"' in figure_html('<svg style="min-width:500px"/>')
+    assert "tabindex" not in figure_html('<svg style="min-width:300px"/>')
+
+
+def test_show_prints_one_line_in_a_terminal(capsys):
+    show(Figure(), alt="空白", caption="图3")
+    show(Figure(), alt="空白")
+    assert capsys.readouterr().out == "<figure: 图3>\n<figure: 空白>\n"
+    assert repr(Picture("<svg/>", alt="很长" * 90)) == f"<figure: {'很长' * 30}>"
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "imgs",
+    [
+        torch.rand(3, 1, 28, 28),
+        torch.randint(256, (3, 28, 28), dtype=torch.uint8),
+        torch.rand(3, 3, 224, 224),
+        [torch.rand(28, 28).numpy() for _ in range(3)],
+    ],
+    ids=["float", "uint8", "colour", "arrays"],
+)
+def test_images(shown, imgs):
+    show_images(imgs, 1, 4, titles=["coat", "bag", "coat"], caption="图")
+    (figure,) = shown
+    assert len(list(figure.iter(f"{SVG}image"))) == 3
+    assert words(figure) == ["coat", "bag", "coat"]
+    assert alt(figure) == "3幅图像：coat、bag"
+
+
+def test_images_errors():
+    with pytest.raises(ValueError, match="imgs is empty"):
+        show_images([], 1, 1)
+    with pytest.raises(ValueError, match="titles has 1 entries for 2 images"):
+        show_images(torch.rand(2, 4, 4), 1, 2, titles=["a"])
+    with pytest.raises(ValueError, match=r"an image must be .* got \(2, 4, 4\)"):
+        show_images(torch.rand(1, 2, 4, 4), 1, 1)
+
+
+# --- costs ----------------------------------------------------------------------------------------
+
+
+def small_net():
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3))
+
+
+def test_costs_of_one_net_are_its_layers(shown):
+    show_costs(small_net(), input_shape=(1, 1, 4, 4), labels=["Small"])
+    (figure,) = shown
+    # 20 and 99 of 119 parameters; 576 and 192 of 768 FLOPs
+    assert {"3×3 Conv (2)", "FC (3)", "16.8%", "83.2%", "75.0%", "25.0%"} <= set(words(figure))
+    assert "Small共119个参数" in alt(figure)
+
+
+def test_costs_of_a_long_net_are_its_blocks(shown):
+    block = nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(7)))
+    show_costs(nn.Sequential(block, nn.ReLU(), block), input_shape=(1, 1, 4, 4))
+    assert {"Block 1", "Block 2"} <= set(words(shown[0]))
+
+
+def test_costs_of_several_nets_are_side_by_side():
+    fig, text = costs_figure([small_net(), nn.Linear(4, 2)], [(1, 1, 4, 4), (1, 4)], ["A", "B"])
+    assert len(fig.axes) == 2
+    assert "A共119个参数" in text and "B共10个参数" in text
+
+
+def test_costs_of_a_net_without_parameters(shown):
+    show_costs(nn.Sequential(nn.ReLU()), input_shape=(1, 4))
+    assert "0" in alt(shown[0])
+
+
+# --- receptive field ------------------------------------------------------------------------------
+
+
+def test_receptive_field(shown):
+    show_receptive_field((3, 3), (5,))
+    text = alt(shown[0])
+    assert "3×3 + 3×3卷积的一个输出看到5×5个输入像素，权重18c²个" in text
+    assert "5×5卷积的一个输出看到5×5个输入像素，权重25c²个" in text
+    assert "layer 1" in " ".join(words(shown[0]))
+
+
+@pytest.mark.parametrize("stack", [(), (2,), (3, 0), 3, ("3",)])
+def test_receptive_field_errors(stack):
+    with pytest.raises(ValueError, match="a stack must be a tuple of odd kernel sizes"):
+        show_receptive_field(stack)
+
+
+# --- trained networks -----------------------------------------------------------------------------
+
+
+def test_filters(shown):
+    show_filters(nn.Sequential(nn.ReLU(), nn.Conv2d(1, 20, 5)), caption="图")
+    show_filters(nn.Conv2d(3, 4, 7))
+    show_filters(nn.Conv2d(6, 4, 1))
+    assert "20个5×5卷积核" in alt(shown[0])
+    assert all(len(list(figure.iter(f"{SVG}image"))) == 1 for figure in shown)
+    with pytest.raises(ValueError, match="Linear has no Conv2d"):
+        show_filters(nn.Linear(2, 2))
+
+
+def test_feature_maps_leave_the_net_alone(shown):
+    net = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2, 2),
+        nn.Conv2d(3, 12, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+    show_feature_maps(net, torch.rand(1, 1, 16, 16), num_maps=4)
+    show_feature_maps(net, torch.rand(1, 16, 16))
+    assert alt(shown[0]).endswith("3×16×16、12×8×8")
+    assert net.training and not any(module._forward_hooks for module in net)
+    assert net[1].num_batches_tracked == 0
+
+
+def test_feature_maps_errors():
+    net = nn.Conv2d(1, 2, 3)
+    with pytest.raises(ValueError, match=r"X must be one image.*\(2, 1, 8, 8\)"):
+        show_feature_maps(net, torch.rand(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="has no feature maps"):
+        show_feature_maps(nn.Flatten(), torch.rand(1, 1, 8, 8))
+
+
+class Guess(nn.Module):
+    """Predicts the class written in the first pixel."""
+
+    def forward(self, X):
+        return nn.functional.one_hot((X[:, 0, 0, 0] * 10).round().long(), 10).float()
+
+
+def test_confusion(shown):
+    guesses, y = torch.tensor([0, 6, 6, 6, 4, 9]), torch.tensor([0, 0, 0, 6, 2, 9])
+    X = torch.zeros(6, 1, 28, 28)
+    X[:, 0, 0, 0] = guesses / 10
+    net = Guess()
+    show_confusion(net, [(X[:4], y[:4]), (X[4:], y[4:])], num_pairs=5)
+    (figure,) = shown
+    assert alt(figure) == (
+        "混淆矩阵：6个样本中3个预测正确；t-shirt被认作shirt2次；pullover被认作coat1次"
+    )
+    assert "t-shirt taken for shirt: 2" in words(figure)
+    assert words(figure).count("2") == 1
+    assert len(list(figure.iter(f"{SVG}image"))) == 3  # the matrix and two rows of examples
+    assert net.training
+
+
+def test_confusion_without_errors(shown):
+    X, y = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)
+    show_confusion(Guess(), [(X, y)], class_names=list("abcdefghij"))
+    assert alt(shown[0]) == "混淆矩阵：2个样本中2个预测正确"
+
+
+def test_confusion_errors():
+    X, y = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="data_iter yields no batch"):
+        show_confusion(Guess(), [])
+    with pytest.raises(ValueError, match="class_names has 2 entries for 10 classes"):
+        show_confusion(Guess(), [(X, y)], ["a", "b"])

@@ -1,0 +1,198 @@
+"""The notebooks as files: hygiene, the recorded shapes to the letter, and nbval's guard on them."""
+
+import itertools
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from tests.test_networks import NETWORKS
+from tools import notebooks
+
+ROOT = notebooks.ROOT
+
+# Chapters whose training has not had its full run yet. Their cells tagged `training` and `trained`
+# stand without output: never with that of a run on less data or fewer epochs.
+WITHOUT_RECORDING = ("alexnet", "vgg", "nin", "googlenet")
+TRAINING = {"training", "trained"}
+HEADINGS = {
+    "alexnet": "# 1 深度卷积神经网络(AlexNet)|## AlexNet|### 模型设计|### 激活函数"
+    "|### 容量控制和预处理|## 读取数据集|## 训练AlexNet",
+    "vgg": "# 2 使用块的网络(VGG)|## VGG块|## VGG网络|## 训练模型",
+    "nin": "# 3 网络中的网络(NiN)|## NiN块|## NiN模型|## 训练模型",
+    "googlenet": "# 4 含并行连结的网络(GoogLeNet)|## Inception块|## GoogLeNet模型|## 训练模型",
+}
+MYST_ONLY = re.compile(r"^\s*(```\{|:::|\{[a-z:]+\}`|\([\w-]+\)=\s*$)|\{[a-z:]+\}`", re.MULTILINE)
+
+chapters = pytest.mark.parametrize("name", notebooks.CHAPTERS)
+
+
+def markdown(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(cell):
+    """Every text in a code cell's outputs."""
+    for output in cell.outputs:
+        yield from (
+            [output.text] if "text" in output else map(str, output.get("data", {}).values())
+        )
+
+
+@chapters
+def test_file_is_what_colab_and_jupyter_expect(name):
+    notebook = notebooks.read(name)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.accelerator == "GPU"
+    assert "widgets" not in notebook.metadata
+    assert notebook.metadata.language_info == {"name": "python"}
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+
+
+@chapters
+def test_every_cell_has_run_in_order(name):
+    """Without counts nbval compares nothing and passes."""
+    counts = []
+    for cell in code(notebooks.read(name)):
+        if notebooks.tags(cell) & TRAINING and name in WITHOUT_RECORDING:
+            assert cell.execution_count is None and not cell.outputs, cell.id
+        else:
+            counts.append(cell.execution_count)
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@chapters
+def test_training_cells_are_recorded_or_listed(name):
+    notebook = notebooks.read(name)
+    training = [cell for cell in code(notebook) if "training" in notebooks.tags(cell)]
+    assert len(training) == 1
+    record = notebook.metadata.get("d2lmini")
+    if name in WITHOUT_RECORDING:
+        assert record is None, f"{name} is recorded now: take it out of WITHOUT_RECORDING"
+        return
+    assert record["code_hash"] == notebooks.code_hash(notebook), "the record is of other code"
+    printed = "".join(texts(training[0]))
+    assert re.search(r"^training on \w+", printed, re.MULTILINE)
+    result = f"loss {record['train_loss']:.3f}, train acc {record['train_acc']:.3f}, "
+    assert f"{result}test acc {record['test_acc']:.3f}" in printed
+    assert sum("image" in str(o.get("data", "")) or "<figure" in str(o.get("data", ""))
+               for o in training[0].outputs) == 1  # fmt: skip
+
+
+@chapters
+def test_outputs_are_clean(name):
+    for cell in code(notebooks.read(name)):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.id
+            assert output.get("name") != "stderr", cell.id
+        for text in texts(cell):
+            assert not re.search(r"/(work|home|root|tmp|Users)/|C:\\\\", text), cell.id
+            assert "application/vnd.jupyter.widget" not in text
+        assert not re.search(r"/(work|home|root|tmp|Users)/", cell.source), cell.id
+
+
+@chapters
+def test_nbval_tags(name):
+    """Only the install cell is skipped; training and what follows from it is not compared."""
+    for cell in code(notebooks.read(name)):
+        tags = notebooks.tags(cell)
+        assert ("nbval-skip" in tags) == (cell.id == "install"), cell.id
+        if tags & TRAINING:
+            assert "nbval-ignore-output" in tags, cell.id
+        if "d2l.draw(" in cell.source:
+            assert "nbval-ignore-output" not in tags, cell.id
+    first = code(notebooks.read(name))[0]
+    assert first.id == "install" and "remove-cell" in notebooks.tags(first)
+
+
+@chapters
+def test_text_is_plain_commonmark(name):
+    for cell in markdown(notebooks.read(name)):
+        prose = re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL)
+        assert not MYST_ONLY.search(prose), cell.id
+        assert "![" not in prose and "<img" not in prose, cell.id
+        assert prose.count("<details>") == prose.count("</details>"), cell.id
+
+
+@chapters
+def test_emphasis_renders(name):
+    """CommonMark does not close ** between punctuation and a Chinese character."""
+    from markdown_it import MarkdownIt
+
+    for cell in markdown(notebooks.read(name)):
+        for token in MarkdownIt("commonmark").parse(cell.source):
+            for child in token.children or ():
+                assert not (child.type == "text" and "**" in child.content), (
+                    cell.id,
+                    child.content,
+                )
+
+
+@chapters
+def test_sections_in_order(name):
+    found = [
+        line for cell in markdown(notebooks.read(name)) for line in cell.source.splitlines()
+        if re.match(r"#{1,6} ", line)
+    ]  # fmt: skip
+    given = [heading.strip() for heading in HEADINGS[name].split("|")]
+    wanted = [*given, "## 小结", "## 练习", "## 运行环境"]
+    assert [heading for heading in found if heading in wanted] == wanted
+    levels = [len(line.split()[0]) for line in found]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+@chapters
+def test_exercises_have_folded_answers(name):
+    notebook = notebooks.read(name)
+    sources = [cell.source for cell in markdown(notebook)]
+    start = next(i for i, source in enumerate(sources) if source.startswith("## 练习"))
+    text = "\n".join(sources[start:])
+    assert 3 <= text.count("<details>") <= 5
+    assert text.count("<summary>参考答案</summary>") == text.count("<details>")
+
+
+@pytest.mark.parametrize("network", ["alexnet", "vgg11", "nin", "googlenet"])
+def test_recorded_shapes_to_the_letter(network):
+    name, _, shapes, _, _ = NETWORKS[network]
+    expected = ""
+    for line in shapes.replace("\n", " ").split(","):
+        kind, *size = line.split()
+        expected += f"{kind} output shape:\t torch.Size([{', '.join(['1', *size])}])\n"
+    printed = ["".join(texts(cell)) for cell in code(notebooks.read(name))]
+    assert expected in printed
+
+
+def test_readme_and_pages_link_to_nothing_that_is_missing():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("chapters/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
+            assert target.startswith("http") or (page.parent / target).exists(), (page, target)
+
+
+def test_nbval_notices_a_changed_digit(tmp_path):
+    """The promise of the whole book: a recorded shape that no longer holds fails the run."""
+    notebook = notebooks.read("nin")
+    shapes = next(cell for cell in code(notebook) if "output shape" in "".join(texts(cell)))
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if cell.id in ("imports", shapes.id) or "net" in notebooks.tags(cell)
+    ]
+    nbformat.write(notebook, tmp_path / "right.ipynb")
+    shapes.outputs[0].text = shapes.outputs[0].text.replace("54", "55", 1)
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 1, run.stdout
+    failed = re.findall(r"^FAILED (\S+)::", run.stdout, re.MULTILINE)
+    assert failed == ["wrong.ipynb"], run.stdout
+    assert f"{2 * len(notebook.cells) - 1} passed" in run.stdout
