@@ -62,9 +62,12 @@ def run(notebook, leave_out, options):
     with tempfile.TemporaryDirectory() as folder:
         target = str(Path(folder) / "history.json")
         client = nbclient.NotebookClient(
-            notebook, timeout=None, kernel_name="python3", record_timing=False,
-            coalesce_streams=True, resources={"metadata": {"path": str(notebooks.ROOT / "chapters")}},
-        )  # fmt: skip
+            notebook,
+            timeout=None,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(notebooks.ROOT / "chapters")}},
+        )
         with client.setup_kernel():
             hook = HOOK.format(options=options, target=target)
             reply = run_sync(client.kc.execute_interactive)(hook, silent=True, store_history=False)
@@ -95,6 +98,7 @@ def tidy(notebook):
         if cell.cell_type != "code":
             continue
         cell.metadata.pop("execution", None)
+        cell.outputs = list(merge_streams(cell.outputs))
         if cell.execution_count is not None:
             count += 1
             cell.execution_count = count
@@ -104,6 +108,17 @@ def tidy(notebook):
             output.pop("transient", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = {"name": "python"}
+
+
+def merge_streams(outputs):
+    """Join what was printed in pieces; a figure in between keeps its place."""
+    previous = None
+    for output in outputs:
+        if previous and output.output_type == "stream" and output.name == previous.get("name"):
+            previous.text += output.text
+            continue
+        yield output
+        previous = output
 
 
 def record(path, args):
@@ -176,8 +191,8 @@ def clean_commit(name):
     committed = nbformat.reads(committed, as_version=4)
     if changed or notebooks.code_hash(committed) != notebooks.code_hash(notebooks.read(name)):
         raise SystemExit(
-            f"record: uncommitted changes in {changed.split() or notebook_path}; commit them first, "
-            "so that the record can say which code ran"
+            f"record: uncommitted changes in {changed.split() or notebook_path}; commit them, so "
+            "that the record can say which code ran"
         )
     return subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
 
