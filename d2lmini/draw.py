@@ -54,21 +54,48 @@ def draw(*nets, input_shape, caption=None, labels=None):
 
     >>> draw(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), input_shape=(1, 1, 28, 28))
     """
-    svgs, alts = zip(*_columns(nets, input_shape, labels), strict=True)
+    svgs, alts, sizes = zip(*_columns(nets, input_shape, labels), strict=True)
     kinds = [kind for kind, (colour, *_) in KINDS.items() if any(colour in svg for svg in svgs)]
     boxes = max(svg.count('class="d2lm-box') for svg in svgs)
     rules = ",".join(
         f".d2lm-b{i}:hover~.d2lm-t{i},.d2lm-b{i}:focus~.d2lm-t{i}" for i in range(boxes)
     )
     # The style stands inside the first SVG, so that it is valid in HTML's body.
-    first = svgs[0].replace(
-        "</title>", f"</title><style>{STYLE}{rules}{{visibility:visible}}</style>", 1
-    )
+    style = f"<style>{STYLE}{rules}{{visibility:visible}}</style>"
+    first = svgs[0].replace("</title>", f"</title>{style}", 1)
     body = (
         f'<div style="display:flex;flex-wrap:wrap;gap:12px;justify-content:center;'
-        f'align-items:flex-start">{first}{"".join(svgs[1:])}</div>{_legend(kinds)}'
+        f'align-items:flex-start">{"".join(_stacked((first, *svgs[1:]), sizes))}</div>'
+        f"{_legend(kinds)}"
     )
     display(Picture(body, alt=" ".join(alts), caption=caption))
+
+
+def _stacked(svgs, sizes):
+    """The columns as HTML; where they are more than three, short neighbours share one."""
+    tallest = max(height for _, height in sizes)
+    groups, room = [], 0
+    for svg, (width, height) in zip(svgs, sizes, strict=True):
+        if len(svgs) > 3 and groups and height <= room:
+            groups[-1].append((svg, width))
+        else:
+            groups.append([(svg, width)])
+            room = tallest
+        room -= height
+    for group in groups:
+        if len(group) == 1:
+            yield group[0][0]
+        else:
+            inside = "".join(svg for svg, _ in group)
+            yield f'<div style="{_flex(max(width for _, width in group))}">{inside}</div>'
+
+
+def _flex(width):
+    """How wide a column of `width` units is shown, in CSS."""
+    return (
+        f"flex:1 1 {SMALLEST * width:.0f}px;min-width:{SMALLEST * width:.0f}px;"
+        f"max-width:{LARGEST * width:.0f}px"
+    )
 
 
 def traces(nets, input_shape, labels):
@@ -94,7 +121,7 @@ def traces(nets, input_shape, labels):
 
 
 def _columns(nets, input_shape, labels):
-    """One (SVG text, alternative text) for each net."""
+    """(SVG text, alternative text, (width, height)) for each net."""
     traced = traces(nets, input_shape, labels)
     modules = sum(_count_modules(root.items) for _, _, root in traced)
     detail = "paths" if modules <= 2 else "widths" if modules <= MANY_MODULES else "name"
@@ -260,7 +287,7 @@ class _Column:
         self.entering = False  # just inside a frame, where no gap is needed
 
     def svg(self, units, label):
-        """Return the SVG text and the alternative text."""
+        """Return the SVG text, the alternative text and (width, height)."""
         width = max(_width(units, self.wide), _text_width(label, 14, bold=True), TIP_WIDTH)
         width += 2 * MARGIN
         middle, start = width / 2, f"输入{_shape(self.shape)}"
@@ -283,12 +310,11 @@ class _Column:
         svg = (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="d2lm" role="group" '
             f'aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
-            f'style="flex:1 1 {SMALLEST * width:.0f}px;min-width:{SMALLEST * width:.0f}px;'
-            f'max-width:{LARGEST * width:.0f}px;height:auto" font-family="{FONT}">'
+            f'style="{_flex(width)};height:auto" font-family="{FONT}">'
             f"<title>{escape(name)}</title><desc>{escape(alt)}</desc>"
             f"{''.join(self.parts + tips)}</svg>"
         )
-        return svg, alt
+        return svg, alt, (width, height)
 
     def series(self, units, middle, narrow=None):
         """Place units one under another. `narrow` is the width of their path inside a fork."""
