@@ -36,7 +36,11 @@ class Animator:
         self.axes = self.fig.subplots(nrows, ncols, squeeze=False).flatten()
         self._format = {"xlabel": xlabel or "", "ylabel": ylabel or "",
                         "xscale": xscale, "yscale": yscale}  # fmt: skip
-        self._limits = {"xlim": xlim, "ylim": ylim}
+        self._limits = {  # [1, 1], of a run of one epoch, is no interval
+            name: limits
+            for name, limits in (("xlim", xlim), ("ylim", ylim))
+            if limits is not None and limits[0] != limits[1]
+        }
         self.X, self.Y = [], []  # a list of points for each curve
         self._display = None
 
@@ -87,8 +91,11 @@ class Animator:
         axes = self.axes[0]
         axes.cla()
         for index, (x_list, y_list) in enumerate(zip(self.X, self.Y, strict=True)):
-            axes.plot(x_list, y_list, self.fmts[index % len(self.fmts)], label=self._name(index))
-        axes.set(**self._format, **{k: v for k, v in self._limits.items() if v is not None})
+            fmt = self.fmts[index % len(self.fmts)]
+            (line,) = axes.plot(x_list, y_list, fmt, label=self._name(index))
+            if len(x_list) == 1:  # no line to be seen yet
+                line.set_marker("o")
+        axes.set(**self._format, **self._limits)
         if self.legend and self.X:
             axes.legend()
         axes.grid(alpha=0.4)
@@ -111,9 +118,13 @@ class Animator:
 
 
 def _as_list(values):
-    if hasattr(values, "tolist"):  # a tensor or an array
-        values = values.tolist()
-    return list(values) if isinstance(values, (list, tuple)) else [values]
+    """Plain numbers and Nones from one of them, a tensor, an array, or a sequence of any."""
+    values = _plain(values)
+    return [_plain(v) for v in values] if hasattr(values, "__len__") else [values]
+
+
+def _plain(value):
+    return value.tolist() if hasattr(value, "tolist") else value  # of a tensor or an array
 
 
 def _in_notebook():

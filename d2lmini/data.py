@@ -5,18 +5,20 @@ Machine Learning Algorithms", 2017, https://arxiv.org/abs/1708.07747 (MIT licenc
 and 10,000 test images of 28x28 grey pixels in 10 classes.
 """
 
+import functools
 import gzip
 import hashlib
+import http.client
 import os
+import socket
 import tempfile
-import urllib.error
 import zlib
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.utils import download_url
-from torchvision.transforms.v2.functional import resize as torchvision_resize
 
 __all__ = ["ImageIterator", "get_fashion_mnist_labels", "load_data_fashion_mnist"]
 
@@ -29,6 +31,11 @@ CHECKSUMS = {
     "t10k-images-idx3-ubyte.gz": "8181f5470baa50b63fa0f6fddb340f0a",
     "t10k-labels-idx1-ubyte.gz": "15d484375f8d13e6eb1aabb0c3f46965",
 }
+NETWORK_PATIENCE = 30  # seconds without an answer
+# Enlarging 28 pixels to these sides, torch's fast kernel on a CPU gives PIL's pixels: the tests try
+# every pair of neighbouring grey values. At others (227, say) some differ by a grey level, for its
+# weights have 15 bits to PIL's 22.
+PROVEN_SIDES = (32, 56, 64, 96, 112, 128, 224)
 CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
                "sandal", "shirt", "sneaker", "bag", "ankle boot")  # fmt: skip
 
@@ -131,20 +138,21 @@ class ImageIterator:
 
 
 def resize_like_pil(images, side):
-    """Enlarge uint8 (N, H, W) to uint8 (N, side, side) as PIL's bilinear filter does, bit for bit.
+    """Resize uint8 (N, H, H) to uint8 (N, side, side) as PIL's bilinear filter does, bit for bit.
 
-    On a CPU torchvision's own kernel gives PIL's pixels when it enlarges, and is the fastest.
-    Elsewhere, and where torchvision differs by a grey level (shrinking), `_resize_axis` repeats
-    PIL's fixed-point arithmetic.
+    `_resize_axis` repeats PIL's fixed-point arithmetic on any device; on a CPU torch's own kernel
+    is ten times as fast, and serves where it is proven to give the same. (torchvision's `resize`
+    will not do: on a processor without AVX2, Apple's for one, it goes through floats.)
     """
-    if images.device.type == "cpu" and side >= max(images.shape[1:]):
-        return torchvision_resize(images.unsqueeze(1), [side, side], antialias=True).squeeze(1)
+    if images.device.type == "cpu" and images.shape[1:] == (28, 28) and side in PROVEN_SIDES:
+        size = (side, side)
+        return F.interpolate(images.unsqueeze(1), size, mode="bilinear", antialias=True).squeeze(1)
     return _resize_axis(_resize_axis(images, side, dim=2), side, dim=1)  # PIL goes across first
 
 
 def _resize_axis(images, side, dim):
     """One pass of PIL's resampling: uint8 in, uint8 out, weights in 22-bit fixed point."""
-    indices, weights = (t.to(images.device) for t in _pil_taps(images.shape[dim], side))
+    indices, weights = _pil_taps(images.shape[dim], side, images.device)
     per_pixel = [-1 if d == dim else 1 for d in range(images.dim())]
     pixels = images.to(torch.int32)
     total = 1 << 21  # one half, so that the shift below rounds to nearest
@@ -153,7 +161,8 @@ def _resize_axis(images, side, dim):
     return (total >> 22).to(torch.uint8)  # 255 * 2**22 + 2**21 < 2**31: int32 never overflows
 
 
-def _pil_taps(size_in, size_out):
+@functools.lru_cache(maxsize=16)  # made once, so that no batch waits for a copy to the device
+def _pil_taps(size_in, size_out, device):
     """Source indices (int64) and weights (int32), both (taps, size_out), of PIL's triangle filter.
 
     The weights of an output pixel add up to about 2**22; unused taps have weight 0.
@@ -169,7 +178,7 @@ def _pil_taps(size_in, size_out):
     weights = (1 - ((positions + 0.5 - centres) / width).abs()).clamp(min=0)
     weights = torch.where(positions < last, weights, 0.0)
     weights = (weights / weights.sum(0) * (1 << 22) + 0.5).floor().to(torch.int32)
-    return positions.clamp(max=size_in - 1).long(), weights
+    return positions.clamp(max=size_in - 1).long().to(device), weights.to(device)
 
 
 def _cache_folder():
@@ -193,32 +202,41 @@ def _find_or_download(name, root):
         with tempfile.TemporaryDirectory(dir=folder) as private:
             _download(name, private)
             os.replace(Path(private) / name, folder / name)
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"Fashion-MNIST is incomplete: {name} is neither in {folder} nor in {root} nor in "
-            f"{DEBIAN_FOLDER}, and could not be downloaded into the first ({error}). Three ways to "
-            f"provide {', '.join(CHECKSUMS)}: a network connection and a folder that can be written "
-            "to; the environment variable D2LMINI_DATA naming a folder that holds them; or "
-            "Debian's package: apt-get install dataset-fashion-mnist"
-        ) from error
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        # Windows does not replace a file that another process, having been faster, is reading.
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"Fashion-MNIST is incomplete: {name} is neither in {folder} nor in {root} nor in "
+                f"{DEBIAN_FOLDER}, and could not be downloaded into the first ({error}). Three "
+                f"ways to provide {', '.join(CHECKSUMS)}: a network connection and a folder that "
+                "can be written to; the environment variable D2LMINI_DATA naming a folder that "
+                "holds them; or Debian's package: apt-get install dataset-fashion-mnist"
+            ) from error
     return folder / name
 
 
 def _download(name, folder):
-    error = None
-    for mirror in FashionMNIST.mirrors:
-        try:
-            return download_url(mirror + name, folder, name, DOWNLOAD_CHECKSUMS[name])
-        except (urllib.error.URLError, RuntimeError) as failed:
-            error = failed
-    raise error
+    """Fetch a published file from the first of torchvision's mirrors that has it."""
+    failures = []
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_PATIENCE)  # torchvision would wait for ever
+    try:
+        for mirror in FashionMNIST.mirrors:
+            try:
+                return download_url(mirror + name, folder, name, DOWNLOAD_CHECKSUMS[name])
+            except (OSError, RuntimeError, http.client.HTTPException) as error:
+                failures.append(f"{mirror}{name}: {error}")
+    finally:
+        socket.setdefaulttimeout(patience)
+    raise RuntimeError("; ".join(failures))
 
 
 def _read_idx(path, num_dims):
     """Read a gzipped IDX file of bytes into a uint8 tensor, or say what is wrong with it."""
+    packed = path.read_bytes()
     try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
+        content = gzip.decompress(packed)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RuntimeError(
             f"{path} is damaged and cannot be unpacked ({error}); delete the file to have it "
             "downloaded again"

@@ -33,7 +33,7 @@ def environment():
         {
             "device": f"{device} ({device_name(device)})",
             "torch": torch.__version__,
-            "CUDA": torch.version.cuda if device.type == "cuda" else "not used",
+            "CUDA": _cuda_version() if device.type == "cuda" else "not used",
             "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
             "Python": platform.python_version(),
             "date": datetime.date.today().isoformat(),
@@ -67,8 +67,14 @@ def device_name(device):
 
 def synchronize(device):
     """Wait until `device` has done all that was asked of it, so that a clock tells the truth."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # which need not be the current one
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _cuda_version():
+    return torch.version.cuda or f"ROCm {torch.version.hip}"  # AMD's cards call themselves cuda
 
 
 def _processor_name():

@@ -1,18 +1,22 @@
-"""Write the table of the root page from the networks in the notebooks and from their records.
+"""Write the table and the chart of the root page from the notebooks' networks and records.
 
 python tools/root_page.py            writes chapters/index.md
 python tools/root_page.py --check    fails when that page is stale
 """
 
+import hashlib
+import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from d2lmini.figures import costs_figure
+from d2lmini.svg import figure_html, figure_svg
 from d2lmini.trace import trace
 from tools import notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
-BEGIN, END = "<!-- networks:begin -->\n", "<!-- networks:end -->"
+CAPTION = "四个网络的参数和计算量，每一段是一层或一种层"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
 # What no notebook can tell: the year of the paper and its idea in a few words.
 IDEAS = {
@@ -59,12 +63,33 @@ def results(record):
     )
 
 
+def chart(written=""):
+    """The cost chart as HTML; `written` comes back when it shows the same numbers.
+
+    matplotlib's versions draw the same numbers in different bytes, so numbers are compared.
+    """
+    nets = [notebooks.network_namespace(name)["net"] for name in IDEAS]
+    shapes = [(1, 1, side, side) for side in SIDES.values()]
+    labels = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]
+    costs = [[(layer.params, layer.flops) for layer in trace(net, shape).layers]
+             for net, shape in zip(nets, shapes, strict=True)]  # fmt: skip
+    stamp = f"<!-- {hashlib.sha256(repr((labels, costs, CAPTION)).encode()).hexdigest()[:16]} -->\n"
+    if written.startswith(stamp):
+        return written
+    fig, alt = costs_figure(nets, shapes, labels)
+    html = figure_html(figure_svg(fig, alt=alt, caption=CAPTION), CAPTION)
+    return stamp + re.sub(r"\s*\n\s*", "\n", html) + "\n"  # a blank line would end the HTML block
+
+
 def page():
-    """The root page with the table as it should be."""
+    """The root page as it should be."""
     text = PAGE.read_text("utf-8")
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + table() + END + after
+    for name, write in (("networks", lambda _: table()), ("costs", chart)):
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        before, rest = text.split(begin)
+        written, after = rest.split(end)
+        text = before + begin + write(written) + end + after
+    return text
 
 
 def main(argv):

@@ -1,0 +1,111 @@
+"""The choice of a device, and the table of what a chapter ran on."""
+
+import datetime
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from d2lmini import device, environment, try_gpu
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make torch see so many CUDA GPUs, and an Apple GPU or none."""
+
+    def pretend(cuda=0, mps=False):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    pretend()
+    return pretend
+
+
+def test_without_a_gpu_it_is_the_cpu(machine):
+    assert try_gpu() == try_gpu(0) == try_gpu(99) == CPU
+
+
+def test_a_cuda_gpu_is_taken_by_its_number(machine):
+    machine(cuda=2)
+    assert try_gpu() == torch.device("cuda:0")
+    assert try_gpu(i=1) == torch.device("cuda:1")
+    assert try_gpu(2) == try_gpu(99) == CPU
+
+
+def test_apples_gpu_goes_before_the_cpu_and_after_cuda(machine):
+    machine(mps=True)
+    assert try_gpu() == torch.device("mps")
+    assert try_gpu(1) == CPU  # there is only one
+    machine(cuda=1, mps=True)
+    assert try_gpu() == torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("i", [-1, 0.0, 1.5, True, False, "0", "cuda:0", None, CPU])
+def test_what_is_no_number_of_a_gpu_is_an_error(i):
+    with pytest.raises(ValueError, match="i must be the number of a GPU, an int from 0 on, got"):
+        try_gpu(i)
+
+
+def test_environment_has_the_rows_of_the_contract(machine):
+    table = environment()
+    assert list(table) == ["device", "torch", "CUDA", "OS", "Python", "date", "d2lmini"]
+    assert all(isinstance(text, str) and text for text in table.values())
+    assert table["device"].startswith("cpu (") and f"{torch.get_num_threads()} thread" in repr(
+        table
+    )
+    assert table["torch"] == torch.__version__ and table["CUDA"] == "not used"
+    assert table["date"] == datetime.date.today().isoformat()
+
+
+def test_environment_shows_itself_as_a_table():
+    table = environment()
+    lines = repr(table).splitlines()
+    assert len(lines) == len(table)
+    assert len({line.index(text) for line, text in zip(lines, table.values(), strict=True)}) == 1
+    html = table._repr_html_()
+    assert html.startswith("<table>") and html.count("<tr>") == len(table)
+    assert '<th scope="row">torch</th>' in html and f"<td>{torch.__version__}</td>" in html
+
+
+def test_environment_is_safe_in_a_page(monkeypatch):
+    monkeypatch.setattr(device, "_processor_name", lambda: "<script>alert('x & y')</script>")
+    html = environment()._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;" in html and "x &amp; y" in html
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "row"), [("12.8", None, "12.8"), (None, "6.3.1", "ROCm 6.3.1")]
+)
+def test_environment_names_the_gpu_and_its_software(machine, monkeypatch, cuda, hip, row):
+    machine(cuda=1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Some {device}")
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    table = environment()
+    assert table["device"] == "cuda:0 (Some cuda:0)" and table["CUDA"] == row
+    assert row in table._repr_html_()
+
+
+def test_environment_of_an_apple_gpu(machine):
+    machine(mps=True)
+    assert environment()["device"] == "mps (Apple GPU)"
+
+
+def test_environment_without_an_installed_package(monkeypatch):
+    def missing(name):
+        raise device.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(device.metadata, "version", missing)
+    assert environment()["d2lmini"] == "not installed"
+
+
+def test_synchronize_waits_for_the_very_device(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch, "mps", SimpleNamespace(synchronize=lambda: waited.append("mps")))
+    for name in ("cpu", "cuda:1", "mps", "meta"):
+        device.synchronize(torch.device(name))
+    assert waited == [torch.device("cuda:1"), "mps"]

@@ -1,0 +1,33 @@
+"""The root page: its table and chart are those of the notebooks."""
+
+import re
+
+from tests.test_networks import NETWORKS
+from tools import notebooks, root_page
+
+
+def test_page_is_fresh():
+    assert root_page.page() == root_page.PAGE.read_text("utf-8"), "run python tools/root_page.py"
+
+
+def test_a_changed_number_is_noticed(tmp_path, monkeypatch):
+    text = root_page.PAGE.read_text("utf-8")
+    page = tmp_path / "index.md"
+    monkeypatch.setattr(root_page, "PAGE", page)
+    stamp = re.search(r"<!-- ([0-9a-f]{16}) -->", text)[1]
+    for right, wrong in (("1,992,166", "1,992,167"), (stamp, "0" * 16)):
+        page.write_text(text.replace(right, wrong), "utf-8")
+        assert root_page.page() != page.read_text("utf-8")
+
+
+def test_sides_are_those_of_the_chapters():
+    for name, side in root_page.SIDES.items():
+        assert side == NETWORKS[name][1]
+        source = "\n".join(cell.source for cell in notebooks.read(name).cells)
+        assert f"load_data_fashion_mnist(batch_size, resize={side})" in source
+
+
+def test_results_come_from_the_record():
+    record = {"test_acc": 0.87654, "examples_per_sec": 1234.5, "device": "cuda:0"}
+    assert root_page.results(record) == ("0.877", "1,234张/秒（cuda:0）")
+    assert root_page.results(None) == ("尚未录制", "尚未录制")
