@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import tempfile
 from pathlib import Path
 
 import torch
@@ -19,15 +18,16 @@ def save(path, settings, state):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside the target and renamed: a kill at any moment leaves the old file or the new.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    # What it may leave of the other has a fixed name, so that the next save takes its place.
+    temporary = path.with_name(path.name + ".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             torch.save({"settings": settings, "state": state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -35,20 +35,23 @@ def load(path, settings):
     """Return the state in `path`, or None when there is no such file.
 
     Raises:
+        OSError: the file cannot be opened.
         ValueError: the file is no checkpoint, or one of other settings; the message names the
             first difference.
     """
     path = Path(path)
     if not path.exists():
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = content["settings"], content["state"]
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"checkpoint={str(path)!r} is not a checkpoint of train_ch6 ({error}); "
-            "delete the file or name another"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            content = dict(torch.load(file, map_location="cpu", weights_only=True))
+            found, state = dict(content["settings"]), dict(content["state"])
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError,
+                ValueError, AttributeError) as error:  # fmt: skip
+            raise ValueError(
+                f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all of one; "
+                "delete the file or name another"
+            ) from error
     for name in {**settings, **found}:
         if settings.get(name) != found.get(name):
             was, now = _first_difference(found.get(name), settings.get(name))

@@ -7,7 +7,8 @@ and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
 import contextlib
 import dataclasses
 import math
-import os
+import re
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ __all__ = ["History", "train_ch6"]
 
 POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
 SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
+OUT_OF_MEMORY = "out of memory|allocate memory|ALLOC_FAILED"  # GPUs; the CPU; cuBLAS and cuDNN
 AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -92,9 +94,10 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             to repeat a run, call `torch.manual_seed` before building it too.
         checkpoint: file that is written after every epoch; where it exists already, training
             goes on from it, to the same result as a run that was never cut off.
-        precision: on CUDA, "tf32" (fp32 weights, TF32 products), "fp32" (the reference's
-            arithmetic), "bf16" or "fp16" (autocast), or "auto" (the faster of these two that the
-            card has). On other devices "tf32" and "auto" mean "fp32".
+        precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast),
+            "auto" (the better of these two that the CUDA device has, else as "tf32"), all in the
+            fastest memory layout; or "fp32": the reference's arithmetic in the reference's layout,
+            on a CPU bit for bit.
         caption: text under the plot.
 
     Returns:
@@ -107,6 +110,10 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     """
     _check_arguments(net, num_epochs, lr)
     device = torch.device(device) if device is not None else try_gpu()
+    layout = torch.contiguous_format  # the reference's
+    # Convolutions on CPUs and on tensor cores are faster with the channels innermost.
+    if precision != "fp32" and device.type in ("cpu", "cuda"):
+        layout = torch.channels_last
     precision = _resolve_precision(precision, device)
     if checkpoint is not None:
         _check_writable(checkpoint)
@@ -114,7 +121,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         torch.manual_seed(seed)
     net.apply(_init_xavier)
     net.to(device)
-    run = _Run(net, train_iter, test_iter, num_epochs, lr, device, precision, seed)
+    run = _Run(net, train_iter, test_iter, num_epochs, lr, device, precision, layout, seed)
     if checkpoint is not None:
         state = checkpoints.load(checkpoint, run.settings())
         if state is not None:
@@ -127,13 +134,17 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         animator.add(epoch, values, redraw=False)
     animator.redraw()
     try:
-        with _fast_arithmetic(net, device, precision):
+        with _fast_arithmetic(net, device, precision, layout):
             while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
                 run.train_epoch(animator)
                 if checkpoint is not None and run.history.stopped is None:
                     checkpoints.save(checkpoint, run.settings(), run.state())
     except KeyboardInterrupt:
         run.history.stopped = "interrupted"
+    else:
+        if run.history.stopped and checkpoint is not None and Path(checkpoint).exists():
+            # The steps that led there may be in it: what comes back would be as hopeless.
+            run.history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
     animator.redraw()
     _print_results(run.history)
     return run.history
@@ -142,15 +153,17 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
 class _Run:
     """One training run: the network, its data, and what has been measured so far."""
 
-    def __init__(self, net, train_iter, test_iter, num_epochs, lr, device, precision, seed):
-        self.net, self.num_epochs, self.lr, self.device = net, num_epochs, lr, device
+    def __init__(self, net, train_iter, test_iter, num_epochs, lr, device, precision, layout,
+                 seed):  # fmt: skip
+        self.net, self.num_epochs, self.lr, self.device = net, num_epochs, float(lr), device
+        self.layout = layout
         self.train_iter, self.test_iter = (
             data_iter.on(device) if hasattr(data_iter, "on") else data_iter
             for data_iter in (train_iter, test_iter)
         )
         self.autocast_dtype = AUTOCAST_DTYPES[precision]
         parameters = [p for p in net.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(parameters, lr=lr, fused=device.type == "cuda" or None)
+        self.optimizer = torch.optim.SGD(parameters, self.lr, fused=device.type == "cuda" or None)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self.history = History(str(device), precision, seed)
         self.last_redraw = time.perf_counter()
@@ -164,7 +177,8 @@ class _Run:
         self.net.train()
         started = time.perf_counter()
         for done, (X, y) in enumerate(self.train_iter, start=1):
-            loss, num_correct, num_alive = self._step(X, y, check_labels=done == 1)
+            with _explained_errors(f"a batch of shape {tuple(X.shape)}", len(X)):
+                loss, num_correct, num_alive = self._step(X, y, check_labels=done == 1)
             sums.add(loss * len(y), num_correct, num_alive)
             num_samples += len(y)
             if done in points and done < num_batches:  # reading the sums waits for the device
@@ -186,13 +200,16 @@ class _Run:
                     f"{rate:.0f} examples/sec, about {left} left",
                 )
         if num_samples == 0:
-            raise ValueError("train_iter yields no batch: there is nothing to train on")
+            raise ValueError(
+                f"train_iter yields no batch in epoch {epoch + 1}: there is nothing to train on "
+                "(a generator yields its batches once only; give a list or a DataLoader)"
+            )
         synchronize(self.device)
         trained = time.perf_counter()
         history.stopped = _hopeless(sums, epoch + 1, self.lr)
         if history.stopped:
             return
-        with self._autocast():
+        with self._autocast(), _explained_errors("the images of test_iter"):
             test_acc = evaluate_accuracy_gpu(self.net, self.test_iter, self.device)
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
@@ -207,19 +224,9 @@ class _Run:
     def _step(self, X, y, check_labels):
         """Forward, backward, update; returns 0-d tensors on the device: loss and two counts."""
         labels_on_cpu = y if y.device.type == "cpu" else None
-        X = X.to(self.device, non_blocking=True)
-        y = y.to(self.device, non_blocking=True)
-        try:
-            with self._autocast():
-                logits = self.net(X)
-        except RuntimeError as error:
-            if type(error) is not RuntimeError or _is_out_of_memory(error):
-                raise _explained(error, len(X)) from error
-            raise ValueError(
-                f"the network does not take a batch of shape {tuple(X.shape)}: {error}. Its first "
-                "fully connected layer fits one image size only; see the argument resize of "
-                "load_data_fashion_mnist"
-            ) from error
+        X, y = (t.to(self.device, non_blocking=True) for t in (X, y))
+        with self._autocast():
+            logits = self.net(X)
         if logits.dim() != 2 or len(logits) != len(y):
             raise ValueError(
                 f"the network must return scores of shape ({len(y)}, num_classes) for {len(y)} "
@@ -230,11 +237,8 @@ class _Run:
             _check_labels(labels_on_cpu if labels_on_cpu is not None else y, logits.shape[1])
         loss = F.cross_entropy(logits.float(), y)
         self.optimizer.zero_grad(set_to_none=True)
-        try:
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optimizer)
-        except RuntimeError as error:
-            raise _explained(error, len(X)) from error
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss.detach(), accuracy(logits.detach(), y), logits.detach().count_nonzero()
 
@@ -259,10 +263,12 @@ class _Run:
             ),
             "lr": self.lr,
             "precision": self.history.precision,
+            "memory layout": str(self.layout),
             "seed": self.history.seed,
             "batch size": getattr(self.train_iter, "batch_size", None),
             "image size": getattr(self.train_iter, "resize", None),
             "number of batches": _length(self.train_iter),
+            "own generator": getattr(self.train_iter, "generator", None) is not None,
         }
 
     def state(self):
@@ -312,11 +318,9 @@ def _resolve_precision(precision, device):
 
 
 @contextlib.contextmanager
-def _fast_arithmetic(net, device, precision):
+def _fast_arithmetic(net, device, precision, layout):
     """Memory layout and product precision for the device, put back afterwards."""
-    # Convolutions on CPUs and on tensor cores are faster with the channels innermost.
-    if device.type in ("cpu", "cuda"):
-        net.to(memory_format=torch.channels_last)
+    net.to(memory_format=layout)
     tf32 = precision != "fp32"
     matmul_precision = torch.get_float32_matmul_precision()
     try:
@@ -395,21 +399,35 @@ def _check_labels(labels, num_classes):
 
 def _check_writable(path):
     """Find out before the first epoch, not after it."""
-    folder = Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    if Path(path).is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"checkpoint={str(path)!r} cannot be written; name another file")
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+        if Path(path).is_dir():
+            raise IsADirectoryError("it is a folder")
+    except OSError as error:
+        raise ValueError(
+            f"checkpoint={str(path)!r} cannot be written ({error}); name another file"
+        ) from error
 
 
-def _is_out_of_memory(error):
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def _explained(error, batch_size):
-    """The error itself, or for want of memory one that says what to try."""
-    if not _is_out_of_memory(error):
-        return error
-    return RuntimeError(
-        f"out of memory with batches of {batch_size}: try batches of {max(batch_size // 2, 1)} or a "
-        f"smaller resize in load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
-    )
+@contextlib.contextmanager
+def _explained_errors(images, batch_size=None):
+    """Torch's errors about memory and shapes, with what to try; `images` says what was given."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, torch.cuda.OutOfMemoryError) or re.search(OUT_OF_MEMORY, text):
+            smaller = f"batches of {batch_size // 2}" if batch_size and batch_size > 1 else "less"
+            raise RuntimeError(
+                f"out of memory with {images}: try {smaller} or a smaller resize in "
+                f"load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
+            ) from error
+        if re.search("size|shape", text):
+            raise ValueError(
+                f"the network does not take {images}: {error}. A network with fully connected "
+                "layers fits one image size only; see the argument resize of "
+                "load_data_fashion_mnist"
+            ) from error
+        raise

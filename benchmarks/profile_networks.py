@@ -1,0 +1,107 @@
+"""What limits each network: its achieved FLOP/s against the machine's measured matrix products.
+
+    python benchmarks/profile_networks.py --networks googlenet --batch-size 32
+
+For each network one training step (forward, backward, SGD) of `--batch-size` random images is
+profiled after two unprofiled ones, in the layout and precision that train_ch6 uses by default.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from against_d2l import SETTINGS  # noqa: E402
+
+from d2lmini.device import device_name, synchronize, try_gpu  # noqa: E402
+from tools import notebooks  # noqa: E402
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(SETTINGS), choices=SETTINGS)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--device", default=None, help="default: a GPU if there is one")
+    parser.add_argument("--rows", type=int, default=6, help="operators listed for each network")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device) if arguments.device else try_gpu()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
+    print(f"{device} ({device_name(device)}), torch {torch.__version__}")
+    for name in arguments.networks:
+        peak = matmul_rate(device)  # anew each time: the machine may have other work
+        flops, seconds, operators = profile_step(name, arguments.batch_size, device)
+        print(
+            f"{name}: {arguments.batch_size / seconds:.1f} images/s in the step alone, "
+            f"{flops / arguments.batch_size / 1e9:.2f} GFLOP an image and step, "
+            f"{flops / seconds / 1e9:.0f} GFLOP/s = {flops / seconds / peak:.0%} of the "
+            f"{peak / 1e9:.0f} GFLOP/s of matrix products"
+        )
+        total = sum(own_time for _, own_time in operators)
+        for operator, own_time in operators[: arguments.rows]:
+            print(f"  {own_time / total:4.0%}  {operator}")
+        sys.stdout.flush()
+
+
+def matmul_rate(device, size=None, repeats=5):
+    """FLOP/s of the best of some float32 products of square matrices."""
+    size = size or (8192 if device.type == "cuda" else 1536)
+    A, B = torch.rand(2, size, size, device=device)
+    best = min(seconds_of(lambda: A @ B, device) for _ in range(repeats + 1))
+    return 2 * size**3 / best
+
+
+def profile_step(name, batch_size, device):
+    """FLOPs and seconds of a training step, and the operators by the time spent in themselves."""
+    side, lr = SETTINGS[name]
+    net = notebooks.network_namespace(name)["net"]
+    for module in net.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            nn.init.xavier_uniform_(module.weight)
+    net.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(net.parameters(), lr)
+    X = torch.rand(batch_size, 1, side, side, device=device)
+    y = torch.arange(batch_size, device=device) % 10
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(net(X), y).backward()
+        optimizer.step()
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    seconds = min(seconds_of(step, device) for _ in range(2))
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        seconds_of(step, device)
+
+    def own_time(event):
+        return event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+
+    events = sorted(profiler.key_averages(), key=own_time, reverse=True)
+    return counter.get_total_flops(), seconds, [(event.key, own_time(event)) for event in events]
+
+
+def seconds_of(action, device):
+    synchronize(device)
+    started = time.perf_counter()
+    action()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

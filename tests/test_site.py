@@ -1,0 +1,703 @@
+"""The built site as readers meet it, in a real browser: `pytest -m site` after the build.
+
+The site is looked for in _build/html, or in $D2L_SITE. Where it has not been built, or where there
+is no Chromium, the tests skip with the reason; under CI=true they fail instead.
+"""
+
+import datetime
+import functools
+import http.server
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.site
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = Path(os.environ.get("D2L_SITE", ROOT / "_build/html")).resolve()
+NOTEBOOKS = [f"chapters/{name}" for name in ("alexnet", "vgg", "nin", "googlenet")]
+CHAPTERS = ["chapters/index", *NOTEBOOKS, "chapters/errata"]
+PAGES = [*CHAPTERS, "search", "404", "index"]
+WIDTHS = [360, 768, 1280, 1920]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+# What a student types, and the pages one of which has to be among the first three results.
+QUERIES = {
+    "卷积": CHAPTERS,
+    "池化层": NOTEBOOKS,
+    "全局平均池化": ["chapters/nin", "chapters/googlenet"],
+    "手工设计": NOTEBOOKS[:2],
+    "过拟合": NOTEBOOKS,
+    "1×1卷积": ["chapters/nin", "chapters/googlenet"],
+    "1x1 卷积": ["chapters/nin", "chapters/googlenet"],
+    "Inception块": ["chapters/googlenet"],
+    "inception": ["chapters/googlenet"],
+    "学习率": NOTEBOOKS,
+    "暂退法": NOTEBOOKS,
+    "dropout": NOTEBOOKS,
+    "激活函数": ["chapters/alexnet"],
+    "VGG块": ["chapters/vgg"],
+    "NiN块": ["chapters/nin"],
+    "vgg_block": ["chapters/vgg"],
+    "感受野": ["chapters/vgg", "chapters/alexnet", "chapters/googlenet"],
+    "Fashion-MNIST": NOTEBOOKS,
+    "AdaptiveAvgPool2d": ["chapters/nin", "chapters/googlenet", "chapters/vgg"],
+    "读取数据集": ["chapters/alexnet"],
+    "怎么防止过拟合": NOTEBOOKS,
+    "参数 全连接层": NOTEBOOKS,
+}
+
+# Latin words that may stand alone in the interface: keys, names, file endings.
+ALLOWED = {"Ctrl", "K", "PyTorch", "AlexNet", "VGG", "NiN", "GoogLeNet", "LeNet", "Colab"}
+
+
+def give_up(reason):
+    """Skip with the reason; fail where everything has to be there."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (SITE / "chapters/index.html").exists():
+        give_up(f"no site in {SITE}: run jupyter-book build . --all -W -n --keep-going")
+    names = ["chromium", "chromium-browser", "google-chrome"]
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if not chromium:
+        give_up("no Chromium or Chrome: apt-get install chromium")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        give_up("no playwright: pip install -r requirements.txt")
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield instance
+        instance.close()
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A static server that shows 404.html for what is not there, as GitHub Pages does."""
+
+    def log_message(self, *args):
+        pass
+
+    def send_error(self, code, message=None, explain=None):
+        body = (SITE / "404.html").read_bytes()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture(scope="module")
+def server():
+    handler = functools.partial(Handler, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as instance:
+        threading.Thread(target=instance.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{instance.server_address[1]}"
+        instance.shutdown()
+
+
+class Tab:
+    """A page that keeps what it asked for and what it complained of."""
+
+    def __init__(self, browser, width=1280, height=900, **options):
+        options = {"color_scheme": "light", "locale": "zh-CN", **options}
+        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.page = self.context.new_page()
+        self.requests, self.complaints = [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        complain = self.complaints.append
+        self.page.on("requestfailed", lambda request: complain(f"failed: {request.url}"))
+        self.page.on("pageerror", lambda error: complain(f"error: {error}"))
+        self.page.on(
+            "console",
+            lambda message: (
+                message.type in ("error", "warning") and complain(f"{message.type}: {message.text}")
+            ),
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.context.close()
+
+    def open(self, address):
+        self.page.goto(address, wait_until="load")
+        self.page.wait_for_function(
+            "!window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)"
+        )
+        return self.page
+
+
+def address(base, name, query=""):
+    return f"{base}/{name}.html{query}"
+
+
+# Nothing from elsewhere, light, quick ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_no_request_to_another_host_and_no_complaint(browser, server, scheme):
+    base = SITE.as_uri() if scheme == "file" else server
+    with Tab(browser) as tab:
+        for name in PAGES:
+            page = tab.open(address(base, name))
+            page.wait_for_load_state("networkidle")
+            formulas, rendered, wrong = (
+                page.locator(part).count()
+                for part in (".math", "mjx-container", "[data-mjx-error], mjx-merror")
+            )
+            assert (formulas, 0) == (rendered, wrong), name
+            if formulas:  # rendered with MathJax's own fonts, not with what the machine has
+                assert page.evaluate("""document.fonts.ready.then(() => [...document.fonts].filter(
+                    f => f.family.startsWith("MJX") && f.status == "loaded").length)""")
+        elsewhere = [url for url in tab.requests if not url.startswith((base + "/", "data:"))]
+        assert not elsewhere, f"asked other hosts: {elsewhere}"
+        assert not tab.complaints
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_light_and_quick(browser, server, name):
+    """Under 3 MB with all it loads, nothing compressed; usable within a second.
+
+    On a machine busy with other things the clock says nothing: there the time the page's own thread
+    worked until everything was loaded, formulas included, has to be short.
+    """
+    tries = []
+    for _ in range(3):
+        with Tab(browser) as tab:
+            loaded = {}
+            tab.page.on(
+                "response",
+                lambda r, loaded=loaded: loaded.setdefault(
+                    r.url, int(r.headers.get("content-length", 0))
+                ),
+            )
+            session = tab.context.new_cdp_session(tab.page)
+            session.send("Performance.enable", {"timeDomain": "threadTicks"})
+            page = tab.open(address(server, name))
+            page.wait_for_load_state("networkidle")
+            metrics = session.send("Performance.getMetrics")["metrics"]
+            worked = next(m["value"] for m in metrics if m["name"] == "ThreadTime")
+            usable = (
+                page.evaluate(
+                    "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+                )
+                / 1000
+            )
+            tries.append((usable, worked, sum(loaded.values())))
+        if usable < 1:
+            break
+    usable, worked, size = map(min, zip(*tries, strict=True))
+    print(f"{name}: {size / 1e6:.2f} MB, usable after {usable:.2f} s, {worked:.2f} s of work")
+    assert size < 3e6
+    assert worked < 2
+    assert usable < 1 or os.getloadavg()[0] > os.cpu_count(), f"usable after {usable:.2f} s"
+
+
+def test_only_scripts_that_are_used(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        scripts = page.evaluate("[...document.scripts].map(s => s.src).filter(Boolean)")
+    names = {re.sub(r"\?.*", "", url).rsplit("/", 1)[1] for url in scripts}
+    assert names <= {
+        "documentation_options.js",
+        "doctools.js",
+        "sphinx_highlight.js",
+        "translations.js",
+        "clipboard.min.js",
+        "copybutton.js",
+        "sphinx-book-theme.js",
+        "site.js",
+        "bootstrap.js",
+        "pydata-sphinx-theme.js",
+        "startup.js",
+        "core.js",
+        "tex.js",
+        "chtml.js",
+        "assistive-mml.js",
+    }
+
+
+def test_every_local_link_leads_somewhere(browser):
+    with Tab(browser) as tab:
+        missing = []
+        for name in PAGES:
+            page = tab.open(address(SITE.as_uri(), name))
+            for link in page.evaluate("[...document.links].map(a => a.href)"):
+                if not link.startswith("file:"):
+                    assert "executablebooks/jupyter-book" not in link, name
+                    assert "colab." not in link or repository_state() == "set", name
+                    continue
+                path, _, anchor = link.removeprefix(SITE.as_uri() + "/").partition("#")
+                target = SITE / path.split("?")[0]
+                if not target.is_file() or (
+                    anchor
+                    and target.suffix == ".html"
+                    and f'id="{anchor}"' not in target.read_text("utf-8")
+                ):
+                    missing.append((name, link))
+        assert not missing
+
+
+def repository_state():
+    config = (ROOT / "_config.yml").read_text(encoding="utf-8")
+    return "set" if re.search(r"\burl: https", config) else "unset"
+
+
+# Search -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_search_finds_what_students_type(browser, server, scheme):
+    base = SITE.as_uri() if scheme == "file" else server
+    wrong = []
+    with Tab(browser) as tab:
+        page = tab.open(address(base, "search"))
+        field = page.locator(".bd-search-container input[name=q]")
+        for query, expected in QUERIES.items():
+            field.fill(query)
+            links = page.locator("#search-results > li > a")
+            first = [links.nth(i).get_attribute("href") for i in range(min(3, links.count()))]
+            if not any(name + ".html" in href for name in expected for href in first):
+                wrong.append((query, first))
+            elif re.search("[\u4e00-\u9fff]", query):
+                excerpt = page.locator("#search-results > li").first.inner_text()
+                assert 10 < len(excerpt) < 400, excerpt
+        assert not wrong
+        assert not tab.complaints
+
+
+def test_search_puts_headings_first(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "search", "?q=激活函数"))
+        assert page.locator("#search-results > li > a").first.inner_text() == "激活函数"
+        assert page.locator("#search-results mark").first.inner_text() == "激活函数"
+
+
+def test_search_finds_any_run_of_two_characters_or_more(browser):
+    """Runs of 2 to 6 characters taken by chance from the chapters' text are found as they stand."""
+    chance = random.Random(0)
+    runs = set()
+    for name in NOTEBOOKS:
+        source = (SITE / "_sources" / name).with_suffix(".ipynb").read_text(encoding="utf-8")
+        text = "\n".join(
+            "".join(cell["source"])
+            for cell in json.loads(source)["cells"]
+            if cell["cell_type"] == "markdown"
+        )
+        text = re.sub(r"\]\([^)]*\)|\$[^$]*\$", " ", text)
+        for run in re.findall("[\u4e00-\u9fff]{2,}", text):
+            start = chance.randrange(len(run) - 1)
+            runs.add(run[start : start + chance.randint(2, 6)])
+    runs = chance.sample(sorted(run for run in runs if len(run) > 1), 300)
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "search"))
+        lost = page.evaluate(
+            "runs => runs.filter(run => { const found = search(run);"
+            "return found.isNear || !found.results.length; })",
+            runs,
+        )
+        assert not lost
+
+
+def test_search_that_finds_nothing_says_so(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "search", "?q=量子纠缠"))
+        assert "没有找到" in page.locator("#search-summary").inner_text()
+        assert page.locator("#search-results > li").count() == 0
+        page = tab.open(address(SITE.as_uri(), "search", "?q=<img src=x onerror=alert(1)>"))
+        assert page.locator("#search-summary img, #search-results img").count() == 0
+        assert not tab.complaints
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_search_from_a_chapter_with_the_keyboard(browser, width):
+    with Tab(browser, width) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/vgg"))
+        page.keyboard.press("Control+k")
+        page.keyboard.type("全局平均池化")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/search.html?q=*")
+        assert page.locator("#search-results > li").count()
+        page.locator("#search-results a").first.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/chapters/*.html#*")
+        assert page.locator("span.highlighted").count()  # the words stand out on the page found
+        assert not tab.complaints
+
+
+# Chinese throughout -------------------------------------------------------------------------------
+
+STRINGS = """() => {
+  const found = [];
+  const walk = document.createTreeWalker(document.documentElement, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement;
+    if (element.closest("script, style, noscript, svg, pre, code, .math, mjx-container")) continue;
+    // the text of the chapters is their authors'; what the site adds to it is looked at
+    if (element.closest("article") && !element.closest("summary, .copybtn, .headerlink")) continue;
+    if (element.closest(".search-page")) continue;
+    found.push(walk.currentNode.textContent.trim());
+  }
+  for (const element of document.querySelectorAll("*")) {
+    if (element.closest("svg") && !element.closest(".copybtn")) continue;
+    for (const name of ["title", "aria-label", "alt", "placeholder", "data-tooltip",
+                        "data-bs-original-title", "data-bs-title", "aria-description"])
+      if (element.hasAttribute(name)) found.push(element.getAttribute(name));
+    if (element.localName == "title") found.push(element.textContent);
+  }
+  for (const element of document.querySelectorAll("article *"))
+    for (const pseudo of ["::before", "::after"]) {
+      const content = getComputedStyle(element, pseudo).content;
+      if (content.startsWith('"')) found.push(content.slice(1, -1));
+    }
+  return [...new Set(found)].filter(Boolean);
+}"""
+
+
+def english(strings):
+    """The strings with a latin word in them and no Chinese, allowed words left out."""
+    return [
+        text
+        for text in strings
+        if not re.search("[\u4e00-\u9fff]", text)
+        and set(re.findall("[A-Za-z]{2,}", text)) - ALLOWED
+    ]
+
+
+def test_interface_is_chinese(browser, server):
+    with Tab(browser) as tab:
+        for name in PAGES:
+            page = tab.open(address(server, name))
+            assert page.evaluate("document.documentElement.lang") == "zh-CN", name
+            assert re.search("[\u4e00-\u9fff]", page.title()), name
+            assert not english(page.evaluate(STRINGS)), name
+        for query in ["卷积", "量子纠缠", ""]:
+            page = tab.open(address(server, "search", f"?q={query}"))
+            assert not english(page.evaluate(STRINGS))
+
+
+def test_tooltips_and_menus_are_chinese(browser, server):
+    with Tab(browser, permissions=["clipboard-read", "clipboard-write"]) as tab:
+        page = tab.open(address(server, "chapters/alexnet"))
+        for button in page.locator(".article-header-buttons button:visible, .primary-toggle").all():
+            button.hover()
+            page.wait_for_timeout(150)
+            assert not english(page.evaluate(STRINGS))
+        page.locator(".dropdown-download-buttons > button").click()
+        menu = page.locator(".dropdown-download-buttons .dropdown-menu").inner_text()
+        assert "笔记本" in menu and "PDF" in menu
+        page.keyboard.press("Escape")
+        page.locator(".copybtn").first.click()
+        assert not english(page.evaluate(STRINGS))
+
+
+def test_footer_has_this_year(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/index"))
+        footer = page.locator("footer.bd-footer-content").inner_text()
+        assert f"© {datetime.date.today().year} " in footer
+
+
+# Layout -------------------------------------------------------------------------------------------
+
+OUTSIDE = """() => {
+  // what sticks out of the window to the right and cannot be scrolled to in a box of its own
+  const scrolls = element => {
+    for (let e = element; e; e = e.parentElement)
+      if (["auto", "scroll"].includes(getComputedStyle(e).overflowX) && e.localName != "html")
+        return true;
+    return false;
+  };
+  return [...document.querySelectorAll("main *")].filter(element => {
+    const box = element.getBoundingClientRect();
+    return box.width && box.right > innerWidth + 1 && !scrolls(element)
+      && getComputedStyle(element).position != "fixed"
+      && !element.closest("mjx-assistive-mml, .bd-sidebar-secondary");
+  }).map(element => element.outerHTML.slice(0, 120));
+}"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_cut_and_no_page_scrolls_sideways(browser, width):
+    with Tab(browser, width) as tab:
+        for name in PAGES:
+            page = tab.open(address(SITE.as_uri(), name))
+            page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+            assert not page.evaluate(OUTSIDE), name
+
+
+def test_typography(browser):
+    with Tab(browser, 1280) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        size, height, width, line_break = page.evaluate("""() => {
+          const p = [...document.querySelectorAll("article section > p")].find(
+            p => p.textContent.length > 80);
+          const style = getComputedStyle(p);
+          return [parseFloat(style.fontSize), parseFloat(style.lineHeight), p.clientWidth,
+                  style.lineBreak];
+        }""")
+        assert 1.7 <= height / size <= 1.9
+        assert 36 <= width / size <= 42
+        assert line_break == "strict"
+    with Tab(browser, 360) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        code = page.locator("div.cell_input pre").first
+        size = code.evaluate("e => parseFloat(getComputedStyle(e).fontSize)")
+        assert 12 <= size <= 14
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_no_line_starts_with_punctuation_after_a_formula(browser, width):
+    with Tab(browser, width) as tab:
+        for name in NOTEBOOKS:
+            page = tab.open(address(SITE.as_uri(), name))
+            assert not page.evaluate("""[...document.querySelectorAll("span.math")].filter(math => {
+              const text = math.nextSibling;
+              if (text?.nodeType != 3 || !/^[，。；：、！？）]/.test(text.data)) return false;
+              const mark = document.createRange();
+              mark.setStart(text, 0);
+              mark.setEnd(text, 1);
+              return mark.getBoundingClientRect().left < math.getBoundingClientRect().right - 2;
+            }).map(math => math.textContent)"""), name
+
+
+def test_one_search_field(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        assert page.locator(".search-button__button:visible, form.bd-search:visible").count() == 1
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_theme_follows_the_system_and_can_be_changed(browser, mode):
+    brightness = (
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+    )
+    with Tab(browser, color_scheme=mode) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        page.wait_for_timeout(300)
+        assert (sum(page.evaluate(brightness)) > 380) == (mode == "light")
+        # figures made by cells stand on the page's own ground
+        assert page.evaluate(
+            "[...document.querySelectorAll('.cell_output .text_html')].every("
+            "e => getComputedStyle(e).backgroundColor == 'rgba(0, 0, 0, 0)')"
+        )
+        button = page.locator(".theme-switch-button:visible").first
+        for _ in range(3):
+            button.focus()
+            page.keyboard.press("Enter")
+            if page.evaluate("document.documentElement.dataset.theme") != mode:
+                break
+        page.wait_for_timeout(300)
+        assert (sum(page.evaluate(brightness)) > 380) != (mode == "light")
+        page.reload()
+        assert page.evaluate("document.documentElement.dataset.theme") != mode  # and stays
+
+
+def test_paper_shows_everything(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/vgg"))
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.emulate_media(media="print")
+        assert page.evaluate("[...document.querySelectorAll('article details')].every(d => d.open)")
+        for part in [
+            ".bd-sidebar-primary",
+            ".bd-sidebar-secondary",
+            ".bd-header-article",
+            ".copybtn",
+        ]:
+            assert not page.locator(part).first.is_visible(), part
+        assert page.pdf().startswith(b"%PDF")
+        page.emulate_media(media="screen")
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.locator("article details[open]").count() == 0
+
+
+# What a reader does -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_folded_answers_open_with_the_keyboard(browser, name):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        folded = page.locator("article details")
+        assert folded.count() >= 3
+        for details in folded.all():
+            details.locator("summary").first.focus()
+            page.keyboard.press("Enter")
+            assert details.get_attribute("open") is not None
+            assert details.locator("p, pre").last.is_visible()
+
+
+def test_hidden_code_can_be_opened(browser):
+    """Cells tagged hide-input, where there are any, open with a key."""
+    with Tab(browser) as tab:
+        for name in NOTEBOOKS:
+            page = tab.open(address(SITE.as_uri(), name))
+            for details in page.locator("article details.hide").all():
+                details.locator("summary").focus()
+                page.keyboard.press("Enter")
+                assert details.locator("pre").first.is_visible()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_code_can_be_copied(browser, server, name):
+    with Tab(browser, permissions=["clipboard-read", "clipboard-write"]) as tab:
+        page = tab.open(address(server, name))
+        cell = page.locator("div.cell_input").nth(1)
+        cell.hover()
+        cell.locator(".copybtn").click()
+        page.wait_for_selector(".copybtn.success")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        sources = [
+            "".join(c["source"]).strip()
+            for c in json.loads((ROOT / name).with_suffix(".ipynb").read_text(encoding="utf-8"))[
+                "cells"
+            ]
+        ]
+        assert copied.strip() in sources
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_can_be_downloaded(browser, server, name, tmp_path):
+    with Tab(browser) as tab:
+        page = tab.open(address(server, name))
+        page.locator(".dropdown-download-buttons > button").click()
+        with page.expect_download() as download:
+            page.locator(".btn-download-source-button").click()
+        download.value.save_as(tmp_path / "notebook.ipynb")
+        assert download.value.suggested_filename == Path(name).name + ".ipynb"
+        assert json.loads((tmp_path / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+def test_address_without_a_page(browser, server):
+    with Tab(browser) as tab:
+        page = tab.open(f"{server}/chapters/some/where/else.html")
+        assert "没有这个页面" in page.inner_text("h1")
+        if repository_state() == "unset":  # with an address, links start where Pages will serve it
+            page.locator("a", has_text="首页").click()
+            page.wait_for_url("**/chapters/index.html")
+
+
+# For everyone -------------------------------------------------------------------------------------
+
+
+def test_keyboard_reaches_content_and_navigation(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/index"))
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.innerText") == "跳到正文"
+        page.keyboard.press("Enter")
+        assert page.url.endswith("#main-content")
+        page = tab.open(address(SITE.as_uri(), "chapters/index"))
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            style = page.evaluate("""() => {
+              const element = document.activeElement, style = getComputedStyle(element);
+              return [element.getAttribute("href") ?? "",
+                      style.outlineStyle != "none" || style.boxShadow != "none"];
+            }""")
+            assert style[1], f"focus cannot be seen on {style[0]}"
+            if style[0].endswith("vgg.html"):
+                break
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/chapters/vgg.html")
+
+
+def test_sidebars_open_and_close_on_a_phone(browser):
+    with Tab(browser, 360, 740) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        for toggle, link in [
+            (".primary-toggle", ".bd-sidebar-primary a.reference"),
+            (".secondary-toggle", ".bd-sidebar-secondary a.reference"),
+        ]:
+            page.locator(f"{toggle}:visible").focus()
+            page.keyboard.press("Enter")
+            page.wait_for_timeout(600)
+            assert page.locator(link).first.is_visible()
+            page.keyboard.press("Escape")
+            page.wait_for_timeout(600)
+            box = page.locator(link).first.bounding_box()
+            assert not page.locator(link).first.is_visible() or box["x"] < 0 or box["x"] >= 360
+
+
+def test_boxes_that_scroll_can_be_reached(browser):
+    """Boxes too wide for a phone take the focus, so that arrow keys scroll them."""
+    with Tab(browser, 360, 740) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/googlenet"))
+        page.wait_for_timeout(500)
+        assert not page.evaluate("""[...document.querySelectorAll("article *")].filter(e =>
+            ["auto", "scroll"].includes(getComputedStyle(e).overflowX)
+            && e.clientWidth && e.scrollWidth > e.clientWidth + 1
+            && e.tabIndex < 0 && !e.querySelector("a, button, [tabindex='0']"))
+            .map(e => e.outerHTML.slice(0, 120))""")
+
+
+# axe takes half a minute over thousands of like elements: three of each kind stay.
+THIN = """() => {
+  const seen = new Map();
+  for (const e of document.querySelectorAll(".highlight span, mjx-container, svg text, svg path")) {
+    const kind = e.localName + e.getAttribute("class") + !!e.closest(".cell_output");
+    seen.set(kind, (seen.get(kind) ?? 0) + 1);
+    if (seen.get(kind) > 3) e.replaceWith(...(e.localName == "span" ? e.childNodes : []));
+  }
+}"""
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_nothing_serious(browser, name, mode):
+    try:
+        import axe_playwright_python as axe
+    except ImportError:
+        give_up("no axe-playwright-python: pip install -r requirements.txt")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    with Tab(browser, color_scheme=mode) as tab:
+        page = tab.open((SITE / f"{name}.html").as_uri())
+        if name == "index":
+            page.wait_for_url("**/chapters/index.html")  # it leads there at once
+            return
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        page.evaluate(THIN)
+        page.wait_for_timeout(300)
+        page.evaluate(script)
+        result = page.evaluate("axe.run({resultTypes: ['violations']})")
+        found = [
+            (v["id"], v["impact"], v["nodes"][0]["html"][:160], len(v["nodes"]))
+            for v in result["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
+        assert not found
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_headings_in_order_and_pictures_described(browser, name):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        levels = page.evaluate("""[...document.querySelectorAll(
+            "article :is(h1, h2, h3, h4, h5, h6)")].map(h => +h.localName[1])""")
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels
+        assert not page.evaluate("""
+            [...document.querySelectorAll("article img, article .cell_output figure svg")]
+            .filter(e => e.getAttribute("aria-hidden") != "true" && !e.getAttribute("alt")
+              && !e.getAttribute("aria-label") && !e.querySelector("title, desc"))
+            .map(e => e.outerHTML.slice(0, 120))""")
