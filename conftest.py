@@ -3,5 +3,7 @@
 import os
 from pathlib import Path
 
+# Two test processes share the cores; more threads than cores would only make them wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tiny sample: every cell of the book runs offline and in seconds.
 os.environ["D2LMINI_DATA"] = str(Path(__file__).parent / "tests" / "data")

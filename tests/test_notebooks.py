@@ -187,12 +187,8 @@ def test_nbval_notices_a_changed_digit(tmp_path):
         for cell in notebook.cells
         if cell.id in ("imports", shapes.id) or "net" in notebooks.tags(cell)
     ]
-    nbformat.write(notebook, tmp_path / "right.ipynb")
     shapes.outputs[0].text = shapes.outputs[0].text.replace("54", "55", 1)
     nbformat.write(notebook, tmp_path / "wrong.ipynb")
     command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 1, run.stdout
-    failed = re.findall(r"^FAILED (\S+)::", run.stdout, re.MULTILINE)
-    assert failed == ["wrong.ipynb"], run.stdout
-    assert f"{2 * len(notebook.cells) - 1} passed" in run.stdout
+    assert f"1 failed, {len(notebook.cells) - 1} passed" in run.stdout

@@ -15,9 +15,10 @@ def test_a_changed_number_is_noticed(tmp_path, monkeypatch):
     page = tmp_path / "index.md"
     monkeypatch.setattr(root_page, "PAGE", page)
     stamp = re.search(r"<!-- ([0-9a-f]{16}) -->", text)[1]
-    for right, wrong in (("1,992,166", "1,992,167"), (stamp, "0" * 16)):
-        page.write_text(text.replace(right, wrong), "utf-8")
-        assert root_page.page() != page.read_text("utf-8")
+    stale = text.replace("1,992,166", "1,992,167").replace(stamp, "0" * 16)
+    page.write_text(stale, "utf-8")
+    fresh = root_page.page()
+    assert "1,992,166" in fresh and stamp in fresh
 
 
 def test_sides_are_those_of_the_chapters():

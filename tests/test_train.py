@@ -113,7 +113,12 @@ def sample(name, num_batches, batch_size=2, dtype=torch.float32):
 
 @pytest.mark.parametrize(
     "name, batch_size, num_epochs",
-    [("alexnet", 1, 1), ("vgg", 1, 1), ("nin", 2, 1), ("googlenet", 2, 2)],
+    [
+        pytest.param("alexnet", 1, 1, marks=pytest.mark.full),
+        pytest.param("vgg", 1, 1, marks=pytest.mark.full),
+        ("nin", 2, 1),
+        ("googlenet", 2, 2),
+    ],
 )
 def test_each_chapter_trains_as_with_the_reference(reference, name, batch_size, num_epochs):
     net = notebooks.network_namespace(name)["net"]
