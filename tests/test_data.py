@@ -583,6 +583,7 @@ def labels_of(iterator):
     return os.getpid(), [y.tolist() for _, y in iterator]
 
 
+@pytest.mark.slow
 def test_two_processes_that_download_at_once_both_succeed(two_processes, server):
     arguments = (server.url, server.root, published_sums())
     runs = [two_processes.submit(load_at_once, *arguments) for _ in range(2)]
@@ -593,6 +594,7 @@ def test_two_processes_that_download_at_once_both_succeed(two_processes, server)
     assert_whole(server)
 
 
+@pytest.mark.slow
 def test_iterators_are_pickled_to_spawned_processes(two_processes):
     generator = torch.Generator().manual_seed(0)
     train_iter, test_iter = load_data_fashion_mnist(8, resize=96, generator=generator)

@@ -310,6 +310,7 @@ def test_markup(html):
     assert all(".d2lm" in s for s in selectors if s.strip(" \n{}"))
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_every_process(html):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"

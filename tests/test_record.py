@@ -51,7 +51,7 @@ def training_chapter(chapter, lr):
     )
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_full_recording_stores_what_ran(chapter, tmp_path):
     path = training_chapter(chapter, 0.1)
     arguments = [str(path), "--seeds", "2", "--checkpoint-dir", str(tmp_path / "runs")]
@@ -86,7 +86,7 @@ def test_full_recording_stores_what_ran(chapter, tmp_path):
     assert "d2lmini" not in changed.metadata and changed.cells[2].outputs == []
 
 
-@pytest.mark.full
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", ["1e38", "missing_name"])
 def test_nothing_is_saved_when_training_fails(chapter, lr):
     path = training_chapter(chapter, lr)

@@ -114,8 +114,8 @@ def sample(name, num_batches, batch_size=2, dtype=torch.float32):
 @pytest.mark.parametrize(
     "name, batch_size, num_epochs",
     [
-        pytest.param("alexnet", 1, 1, marks=pytest.mark.full),
-        pytest.param("vgg", 1, 1, marks=pytest.mark.full),
+        pytest.param("alexnet", 1, 1, marks=pytest.mark.slow),
+        pytest.param("vgg", 1, 1, marks=pytest.mark.slow),
         ("nin", 2, 1),
         ("googlenet", 2, 2),
     ],
