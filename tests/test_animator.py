@@ -264,6 +264,7 @@ def run():
     return client.execute(), client.messages
 
 
+@pytest.mark.slow
 def test_a_notebook_keeps_one_figure_and_every_line_in_order(run):
     notebook, _ = run
     outputs = notebook.cells[1].outputs
@@ -279,6 +280,7 @@ def test_a_notebook_keeps_one_figure_and_every_line_in_order(run):
     assert "Figure(" not in str(notebook)
 
 
+@pytest.mark.slow
 def test_what_stays_is_the_last_drawing_without_the_status(run):
     notebook, _ = run
     data = notebook.cells[1].outputs[1].data
@@ -289,6 +291,7 @@ def test_what_stays_is_the_last_drawing_without_the_status(run):
     assert set(data) == {"text/html", "text/plain"}
 
 
+@pytest.mark.slow
 def test_front_ends_are_told_to_update_one_display(run):
     """VS Code and Colab find the display by its id, in messages of two types, and nothing more."""
     _, messages = run

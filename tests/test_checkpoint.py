@@ -75,6 +75,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_result(tmp_path):
     """Killed after the second epoch was saved, and while the second epoch was being saved."""
     runs = [  # (checkpoint, num_epochs, kill, result), (exit code, epochs in the checkpoint)

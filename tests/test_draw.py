@@ -360,6 +360,7 @@ def test_structure_of_a_trace():
 
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}")
+@pytest.mark.slow
 def test_text_stays_inside_its_box(html):
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     page_html = "".join(

@@ -117,7 +117,7 @@ def sample(name, num_batches, batch_size=2, dtype=torch.float32):
         pytest.param("alexnet", 1, 1, marks=pytest.mark.slow),
         pytest.param("vgg", 1, 1, marks=pytest.mark.slow),
         ("nin", 2, 1),
-        ("googlenet", 2, 2),
+        pytest.param("googlenet", 2, 2, marks=pytest.mark.slow),
     ],
 )
 def test_each_chapter_trains_as_with_the_reference(reference, name, batch_size, num_epochs):
