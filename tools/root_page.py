@@ -9,6 +9,8 @@ import re
 import sys
 from pathlib import Path
 
+import torch
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures import costs_figure
 from d2lmini.svg import figure_html, figure_svg
@@ -18,27 +20,28 @@ from tools import notebooks
 PAGE = notebooks.ROOT / "chapters" / "index.md"
 CAPTION = "四个网络的参数和计算量，每一段是一层或一种层"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
-# What no notebook can tell: the year of the paper and its idea in a few words.
+# What no `net` cell can tell: the paper's year, its idea in a few words, and the side of the images
+# (which the tests hold to the cells that load the data).
 IDEAS = {
-    "alexnet": ("AlexNet", 2012, "更深更宽，ReLU，暂退法"),
-    "vgg": ("VGG-11（通道为¼）", 2014, "重复使用3×3卷积的块"),
-    "nin": ("NiN", 2013, "1×1卷积，全局平均池化"),
-    "googlenet": ("GoogLeNet", 2014, "并行的多尺寸路径"),
+    "alexnet": ("AlexNet", 2012, "更深更宽，ReLU，暂退法", 224),
+    "vgg": ("VGG-11（通道为¼）", 2014, "重复使用3×3卷积的块", 224),
+    "nin": ("NiN", 2013, "1×1卷积，全局平均池化", 224),
+    "googlenet": ("GoogLeNet", 2014, "并行的多尺寸路径", 96),
 }
-SIDES = {
-    "alexnet": 224,
-    "vgg": 224,
-    "nin": 224,
-    "googlenet": 96,
-}  # the tests hold these to the text
+LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the chart: Latin letters
 
 
-def table():
+def networks():
+    """The chapters' networks, without numbers, and their input shapes."""
+    with torch.device("meta"):
+        nets = [notebooks.network_namespace(name)["net"] for name in IDEAS]
+    return nets, [(1, 1, side, side) for *_, side in IDEAS.values()]
+
+
+def table(costs):
     """The table as Markdown; a chapter whose training is not recorded yet says so."""
     rows = [HEAD, ("---",) * len(HEAD)]
-    for name, (title, year, idea) in IDEAS.items():
-        net, side = notebooks.network_namespace(name)["net"], SIDES[name]
-        cost = trace(net, (1, 1, side, side))
+    for (name, (title, year, idea, side)), cost in zip(IDEAS.items(), costs, strict=True):
         rows.append(
             (
                 f"[{title}]({name}.ipynb)",
@@ -63,33 +66,38 @@ def results(record):
     )
 
 
-def chart(written=""):
-    """The cost chart as HTML; `written` comes back when it shows the same numbers.
+def stamp(costs):
+    """A comment that stands for all the numbers in the chart."""
+    layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
+    digest = hashlib.sha256(repr((LABELS, layers, CAPTION)).encode()).hexdigest()
+    return f"<!-- {digest[:16]} -->\n"
 
-    matplotlib's versions draw the same numbers in different bytes, so numbers are compared.
-    """
-    nets = [notebooks.network_namespace(name)["net"] for name in IDEAS]
-    shapes = [(1, 1, side, side) for side in SIDES.values()]
-    labels = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]
-    costs = [[(layer.params, layer.flops) for layer in trace(net, shape).layers]
-             for net, shape in zip(nets, shapes, strict=True)]  # fmt: skip
-    stamp = f"<!-- {hashlib.sha256(repr((labels, costs, CAPTION)).encode()).hexdigest()[:16]} -->\n"
-    if written.startswith(stamp):
-        return written
-    fig, alt = costs_figure(nets, shapes, labels)
+
+def chart(nets, shapes):
+    """The cost chart as HTML, in which no blank line ends the HTML block."""
+    fig, alt = costs_figure(nets, shapes, LABELS)
     html = figure_html(figure_svg(fig, alt=alt, caption=CAPTION), CAPTION)
-    return stamp + re.sub(r"\s*\n\s*", "\n", html) + "\n"  # a blank line would end the HTML block
+    return re.sub(r"\s*\n\s*", "\n", html) + "\n"
 
 
 def page():
     """The root page as it should be."""
-    text = PAGE.read_text("utf-8")
-    for name, write in (("networks", lambda _: table()), ("costs", chart)):
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, rest = text.split(begin)
-        written, after = rest.split(end)
-        text = before + begin + write(written) + end + after
-    return text
+    nets, shapes = networks()
+    costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
+    text = replace(PAGE.read_text("utf-8"), "networks", lambda _: table(costs))
+    # matplotlib's versions draw the same numbers in different bytes: such a chart stays.
+    mark = stamp(costs)
+    return replace(
+        text, "costs", lambda old: old if old.startswith(mark) else mark + chart(nets, shapes)
+    )
+
+
+def replace(text, name, write):
+    """Put what `write` makes of the old text between the two markers of that name."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    before, rest = text.split(begin)
+    old, after = rest.split(end)
+    return before + begin + write(old) + end + after
 
 
 def main(argv):
