@@ -1,8 +1,9 @@
-"""The root page: its table and chart are those of the notebooks."""
+"""The root page and README: their tables and charts are those of the notebooks and recordings."""
 
 import re
 
 import pytest
+import torch
 
 from tests.test_networks import NETWORKS
 from tools import notebooks, root_page
@@ -27,7 +28,65 @@ def test_sides_are_those_of_the_chapters():
         assert f"load_data_fashion_mnist(batch_size, resize={side})" in source
 
 
-def test_results_come_from_the_record():
-    record = {"test_acc": 0.87654, "examples_per_sec": 1234.5, "device": "cuda:0"}
-    assert root_page.results(record) == ("0.877", "1,234张/秒（cuda:0）")
-    assert root_page.results(None) == ("尚未录制", "尚未录制")
+def recording(*finals, device="cpu"):
+    """What record.py stores of a training with these final test accuracies, a seed each."""
+    record = {
+        "device": device,
+        "device_name": "AMD EPYC, 2 threads",
+        "torch": "2.14.1",
+        "cuda": "13.0",
+        "started": "2026-11-25T12:13:50+00:00",
+        "training_seconds": 3725.4,
+        "examples_per_sec": 1234.5,
+        "test_acc": finals[0],
+    }
+    histories = [{"test_acc": [0.1, final]} for final in finals]
+    return {"record": record, "histories": histories}
+
+
+def test_every_result_comes_from_the_recordings():
+    recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92, 0.93, device="cuda:0")}
+    nin, vgg = root_page.result_rows(recorded, str, "{}:{:02}")
+    machine = "cpu (AMD EPYC, 2 threads)"
+    assert nin == ("nin", 1, "0.877", "1:02", machine, "torch 2.14.1", "2026-11-25")
+    assert vgg[1:3] == (3, "0.920 ± 0.010") and vgg[5] == "torch 2.14.1, CUDA 13.0"
+
+    page = root_page.results(recorded, old="")
+    assert "| [NiN](nin.ipynb) | 1 | 0.877 | 1时2分 |" in page
+    assert "NiN 0.877" in page and "VGG-11 / 4 0.910" in page  # the chart's alternative text
+    assert page.endswith("尚未录制完整训练：AlexNet、GoogLeNet。\n")
+    assert root_page.results(recorded, old=page) == page, "the chart is drawn again for nothing"
+    changed = {**recorded, "nin": recording(0.9)}
+    assert "NiN 0.900" in root_page.results(changed, old=page)
+
+    text = root_page.readme_results(recorded)
+    assert "| `vgg` | 3 | 0.920 ± 0.010 | 1 h 2 min | cuda:0 (AMD EPYC, 2 threads) |" in text
+    assert "Not recorded yet: the full training of alexnet, googlenet." in text
+
+
+def test_without_recordings_page_and_readme_say_so():
+    assert (
+        root_page.results({}, old="")
+        == "\n尚未录制完整训练：AlexNet、VGG-11（通道为¼）、NiN、GoogLeNet。\n"
+    )
+    assert "Not recorded yet: the full training of alexnet" in root_page.readme_results({})
+
+
+def test_networks_are_listed_with_their_record():
+    costs = [root_page.trace(torch.nn.Linear(2, 3), (1, 2))] * 4
+    rows = root_page.network_table(costs, {"nin": recording(0.87654)}).splitlines()
+    assert rows[4].endswith("| 0.877 | 1,234张/秒（cpu） |")
+    assert [row.count("尚未录制") for row in rows[2:]] == [2, 2, 0, 2]
+
+
+def test_stale_readme_is_noticed(tmp_path, monkeypatch):
+    text = root_page.README.read_text("utf-8")
+    copy = tmp_path / "README.md"
+    copy.write_text(text.replace("| Seeds |", "| Seed |", 1), "utf-8")
+    monkeypatch.setattr(root_page, "README", copy)
+    assert root_page.readme() == text, "run python tools/root_page.py"
+    monkeypatch.setattr(root_page, "page", lambda: root_page.PAGE.read_text("utf-8"))
+    with pytest.raises(SystemExit, match=r"README\.md: stale"):
+        root_page.main(["--check"])
+    root_page.main([])
+    assert copy.read_text("utf-8") == text

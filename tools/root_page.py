@@ -1,15 +1,20 @@
-"""Write the table and the chart of the root page from the notebooks' networks and records.
+"""Write what the root page and README say about the networks and the recorded trainings.
 
-python tools/root_page.py            writes chapters/index.md
-python tools/root_page.py --check    fails when that page is stale
+python tools/root_page.py            writes chapters/index.md and README.md
+python tools/root_page.py --check    fails when one of them is stale
+
+The figures come from the notebooks' networks and from recordings/NAME.json.
 """
 
 import hashlib
+import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures import costs_figure
@@ -18,7 +23,9 @@ from d2lmini.trace import trace
 from tools import notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
-CAPTION = "四个网络的参数和计算量，每一段是一层或一种层"
+README = notebooks.ROOT / "README.md"
+COSTS_CAPTION = "四个网络的参数和计算量，每一段是一层或一种层"
+CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
 # What no `net` cell can tell: the paper's year, its idea in a few words, and the side of the images
 # (which the tests hold to the cells that load the data).
@@ -28,7 +35,11 @@ IDEAS = {
     "nin": ("NiN", 2013, "1×1卷积，全局平均池化", 224),
     "googlenet": ("GoogLeNet", 2014, "并行的多尺寸路径", 96),
 }
-LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the chart: Latin letters
+LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the charts: Latin letters
+
+RESULTS_HEAD = ("网络", "种子", "测试精度", "训练用时", "设备", "软件", "日期")
+README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Software", "Date")
+MARKERS = "osD^"  # told apart in grey too
 
 
 def networks():
@@ -38,58 +49,132 @@ def networks():
     return nets, [(1, 1, side, side) for *_, side in IDEAS.values()]
 
 
-def table(costs):
-    """The table as Markdown; a chapter whose training is not recorded yet says so."""
-    rows = [HEAD, ("---",) * len(HEAD)]
-    for (name, (title, year, idea, side)), cost in zip(IDEAS.items(), costs, strict=True):
-        rows.append(
-            (
-                f"[{title}]({name}.ipynb)",
-                year,
-                idea,
-                f"{cost.params:,}",
-                f"{cost.flops / 1e6:,.0f} M",
-                f"1×{side}×{side}",
-                *results(notebooks.read(name).metadata.get("d2lmini")),
-            )
-        )
+def recordings():
+    """What tools/record.py stored of each recorded chapter: its record and its histories."""
+    found = {}
+    for name in IDEAS:
+        path = notebooks.ROOT / "recordings" / f"{name}.json"
+        if path.is_file():
+            found[name] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def markdown_table(head, rows):
+    rows = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
 
 
-def results(record):
-    """Test accuracy and throughput of a record, as text."""
-    if record is None:
-        return "尚未录制", "尚未录制"
-    return (
-        f"{record['test_acc']:.3f}",
-        f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）",
-    )
+def network_table(costs, recorded):
+    """The networks; a chapter whose training is not recorded yet says so."""
+    rows = []
+    for (name, (title, year, idea, side)), cost in zip(IDEAS.items(), costs, strict=True):
+        result = ("尚未录制", "尚未录制")
+        if name in recorded:
+            record = recorded[name]["record"]
+            rate = f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）"
+            result = (f"{record['test_acc']:.3f}", rate)
+        link = f"[{title}]({name}.ipynb)"
+        size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", f"1×{side}×{side}")
+        rows.append((link, year, idea, *size, *result))
+    return markdown_table(HEAD, rows)
 
 
-def stamp(costs):
-    """A comment that stands for all the numbers in the chart."""
-    layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
-    digest = hashlib.sha256(repr((LABELS, layers, CAPTION)).encode()).hexdigest()
-    return f"<!-- {digest[:16]} -->\n"
+def accuracy(histories):
+    """The final test accuracy; of several seeds their mean and standard deviation."""
+    finals = [history["test_acc"][-1] for history in histories]
+    deviation = f" ± {statistics.stdev(finals):.3f}" if len(finals) > 1 else ""
+    return f"{statistics.mean(finals):.3f}{deviation}"
 
 
-def chart(nets, shapes):
-    """The cost chart as HTML, in which no blank line ends the HTML block."""
-    fig, alt = costs_figure(nets, shapes, LABELS)
-    html = figure_html(figure_svg(fig, alt=alt, caption=CAPTION), CAPTION)
-    return re.sub(r"\s*\n\s*", "\n", html) + "\n"
+def result_rows(recorded, name_of, hours_and_minutes):
+    """A row for each recorded chapter: what came out, on what, when."""
+    for name, content in recorded.items():
+        record = content["record"]
+        hours, minutes = divmod(round(record["training_seconds"] / 60), 60)
+        software = f"torch {record['torch']}"
+        if record["device"].startswith("cuda"):
+            software += f", CUDA {record['cuda']}"
+        yield (
+            name_of(name),
+            len(content["histories"]),
+            accuracy(content["histories"]),
+            hours_and_minutes.format(hours, minutes),
+            f"{record['device']} ({record['device_name']})",
+            software,
+            record["started"][:10],
+        )
+
+
+def results(recorded, old):
+    """The root page's account of the recorded trainings: chart and table."""
+    missing = "、".join(IDEAS[name][0] for name in IDEAS if name not in recorded)
+    note = f"\n尚未录制完整训练：{missing}。\n" if missing else ""
+    if not recorded:
+        return note
+    curves = {
+        LABELS[list(IDEAS).index(name)]: content["histories"][0]["test_acc"]
+        for name, content in recorded.items()
+    }
+    fig, alt = curves_figure(curves)
+    rows = result_rows(recorded, lambda name: f"[{IDEAS[name][0]}]({name}.ipynb)", "{}时{}分")
+    chart = stamped(fig, alt, CURVES_CAPTION, curves, old)
+    return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
+
+
+def readme_results(recorded):
+    """README's account of the same."""
+    missing = ", ".join(name for name in IDEAS if name not in recorded)
+    note = f"\nNot recorded yet: the full training of {missing}.\n" if missing else ""
+    if not recorded:
+        return note
+    rows = result_rows(recorded, lambda name: f"`{name}`", "{} h {} min")
+    return f"\n{markdown_table(README_HEAD, rows)}{note}\n"
+
+
+def curves_figure(curves):
+    """Test accuracy after each epoch, a line a network, and the alternative text."""
+    fig = Figure(figsize=(4.4, 2.6), layout="constrained")
+    ax = fig.subplots()
+    for (label, accuracies), marker in zip(curves.items(), MARKERS, strict=False):
+        epochs = range(1, len(accuracies) + 1)
+        ax.plot(epochs, accuracies, marker=marker, markersize=4, linewidth=1.2, label=label)
+    ax.set(xlabel="epoch", ylabel="test accuracy")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(alpha=0.4)
+    ax.legend(fontsize=9)
+    finals = "、".join(f"{label} {accuracies[-1]:.3f}" for label, accuracies in curves.items())
+    return fig, f"测试精度随训练轮数变化的曲线，最后一轮之后：{finals}"
+
+
+def stamped(fig, alt, caption, numbers, old):
+    """The figure as HTML after a comment that stands for its numbers, or the one in `old`.
+
+    matplotlib's versions draw the same numbers in different bytes: a chart of the same stays.
+    """
+    digest = hashlib.sha256(repr((alt, caption, numbers)).encode()).hexdigest()
+    mark = f"<!-- {digest[:16]} -->\n"
+    if mark in old:
+        return mark + old.split(mark)[1].split("</figure>\n")[0] + "</figure>\n"
+    html = figure_html(figure_svg(fig, alt=alt, caption=caption), caption)
+    return mark + re.sub(r"\s*\n\s*", "\n", html) + "\n"  # a blank line would end the HTML block
 
 
 def page():
     """The root page as it should be."""
+    recorded = recordings()
     nets, shapes = networks()
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
-    text = replace(PAGE.read_text("utf-8"), "networks", lambda _: table(costs))
-    # matplotlib's versions draw the same numbers in different bytes: such a chart stays.
-    mark = stamp(costs)
-    return replace(
-        text, "costs", lambda old: old if old.startswith(mark) else mark + chart(nets, shapes)
-    )
+    fig, alt = costs_figure(nets, shapes, LABELS)
+    numbers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
+    text = PAGE.read_text("utf-8")
+    text = replace(text, "networks", lambda _: network_table(costs, recorded))
+    text = replace(text, "costs", lambda old: stamped(fig, alt, COSTS_CAPTION, numbers, old))
+    return replace(text, "results", lambda old: results(recorded, old))
+
+
+def readme():
+    """README as it should be."""
+    return replace(README.read_text("utf-8"), "records", lambda _: readme_results(recordings()))
 
 
 def replace(text, name, write):
@@ -101,12 +186,13 @@ def replace(text, name, write):
 
 
 def main(argv):
-    fresh = page()
-    if argv == ["--check"]:
-        if fresh != PAGE.read_text("utf-8"):
-            raise SystemExit(f"{PAGE} is stale: run python tools/root_page.py")
-        return
-    PAGE.write_text(fresh, "utf-8")
+    fresh = {PAGE: page(), README: readme()}
+    stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]
+    if argv == ["--check"] and stale:
+        raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")
+    if argv != ["--check"]:
+        for path, text in fresh.items():
+            path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
