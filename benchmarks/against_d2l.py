@@ -25,6 +25,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -121,12 +123,45 @@ def run_side(arguments, name, side, folder):
         if getattr(arguments, key) is not None:
             command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
     environment = {**os.environ, "D2LMINI_DATA": str(Path(folder, "data")), "MPLBACKEND": "Agg"}
-    finished = subprocess.run(
+    if side == "d2l":  # its turn imports this package too, which would have torch ask for them
+        environment.setdefault("THP_MEM_ALLOC_ENABLE", "0")
+    process = subprocess.Popen(
         command, cwd=Path(folder, "work"), env=environment, stdout=subprocess.PIPE, text=True
     )
-    if finished.returncode != 0:
-        sys.exit(f"{side} on {name} ended with exit code {finished.returncode}")
-    return json.loads(finished.stdout.splitlines()[-1])
+    peak = peak_memory(process)
+    if process.returncode != 0:
+        sys.exit(f"{side} on {name} ended with exit code {process.returncode}")
+    return {"peak_memory_bytes": peak, **json.loads(process.stdout.read().splitlines()[-1])}
+
+
+def peak_memory(process):
+    """Bytes that a process and its workers held at most while it ran, looked at every half second.
+
+    What they share counts once (proportional set size, on Linux; elsewhere once for each).
+    """
+    peak = 0
+    while True:
+        try:
+            process.wait(timeout=0.5)
+            return peak
+        except subprocess.TimeoutExpired:
+            peak = max(peak, sum(map(held_memory, process_tree(process.pid))))
+
+
+def process_tree(pid):
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def held_memory(process):
+    try:
+        memory = process.memory_full_info()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+    return getattr(memory, "pss", memory.rss)
 
 
 def measure(arguments):
@@ -185,11 +220,9 @@ def measure(arguments):
     if own and history.stopped:
         sys.exit(f"d2lmini on {name}: {history.stopped}")
     (test_seconds,) = evaluations
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    device_memory = {}
     if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
+        device_memory["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
 
     loader = train_iter.on(device) if own else train_iter
     num_train, loader_seconds = timed(lambda: count_images(loader, device))
@@ -199,7 +232,7 @@ def measure(arguments):
         "test_images_per_sec": num_test / test_seconds,
         "loader_images_per_sec": num_train / loader_seconds,
         "cpu_seconds_per_image": cpu_seconds / (num_train + num_test),
-        "peak_memory_bytes": peak,
+        **device_memory,
         "load average": os.getloadavg()[0],
         "environment": {
             "device": f"{device} ({device_name(device)})",

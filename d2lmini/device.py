@@ -1,7 +1,9 @@
 """The device to run on, and the environment that a chapter ran in."""
 
+import contextlib
 import datetime
 import html
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -92,3 +94,17 @@ def _own_version():
         return metadata.version("d2lmini")
     except metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _ask_for_huge_pages():
+    """Where Linux gives 2 MiB pages on request only, let torch request them for large tensors.
+
+    Every training step on a CPU fills gigabytes of new tensors; in pages of 4 KiB the kernel's
+    part of the time is considerable. torch reads the variable when it allocates its first tensor.
+    """
+    with contextlib.suppress(OSError):
+        if "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+_ask_for_huge_pages()

@@ -1,6 +1,10 @@
 """The choice of a device, and the table of what a chapter ran on."""
 
 import datetime
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -109,3 +113,28 @@ def test_synchronize_waits_for_the_very_device(monkeypatch):
     for name in ("cpu", "cuda:1", "mps", "meta"):
         device.synchronize(torch.device(name))
     assert waited == [torch.device("cuda:1"), "mps"]
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.is_file() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="this system does not give huge pages on request",
+)
+@pytest.mark.parametrize(("asked", "few"), [(None, True), ("0", False)])
+def test_large_tensors_come_in_huge_pages_unless_refused(asked, few):
+    program = (
+        "import resource, torch, d2lmini\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "before = faults()\n"
+        "tensor = torch.ones(64 * 2**20 // 4)\n"
+        "print(faults() - before)"
+    )
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": asked or ""}
+    if asked is None:
+        del environment["THP_MEM_ALLOC_ENABLE"]
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (int(result.stdout) < 64 * 2**20 // 4096 // 4) == few
+    assert result.stderr == ""
