@@ -64,7 +64,8 @@ def device_name(device):
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return "Apple GPU"
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor_name()}, {threads} thread{'s' * (threads != 1)}"
 
 
 def synchronize(device):

@@ -8,6 +8,7 @@ import sys
 
 import nbformat
 import pytest
+from nbconvert import HTMLExporter
 
 from tests.test_networks import NETWORKS
 from tools import notebooks
@@ -103,6 +104,23 @@ def test_outputs_are_clean(name):
             assert not re.search(r"/(work|home|root|tmp|Users)/|C:\\\\", text), cell.id
             assert "application/vnd.jupyter.widget" not in text
         assert not re.search(r"/(work|home|root|tmp|Users)/", cell.source), cell.id
+
+
+@chapters
+def test_any_viewer_can_show_it(name):
+    """JupyterLab, VS Code and GitHub each render these two kinds of output, without extensions."""
+    for cell in code(notebooks.read(name)):
+        for output in cell.outputs:
+            if "data" in output:
+                assert set(output.data) <= {"text/html", "text/plain"}, cell.id
+                assert output.data["text/plain"], cell.id
+        for text in texts(cell):
+            assert not re.search(r"<script|<iframe|\son\w+=|javascript:", text), cell.id
+    # GitHub shows what nbconvert makes of the file, and gives up on large ones.
+    body, _ = HTMLExporter().from_filename(str(notebooks.path(name)))
+    captions = re.findall(r"</figcaption>", notebooks.path(name).read_text("utf-8"))
+    assert captions and body.count("</figcaption>") == len(captions)
+    assert notebooks.path(name).stat().st_size < 1_000_000
 
 
 @chapters

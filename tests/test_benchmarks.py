@@ -1,0 +1,38 @@
+"""The measurements that need no reference package: what they write, and that they go on."""
+
+import json
+
+import pytest
+
+from benchmarks import nin_starts
+
+pytestmark = pytest.mark.slow
+ARGUMENTS = ["--epochs", "1", "--batch-size", "8"]
+
+
+def test_starts_are_stored_a_seed_at_a_time_and_gone_on_from(tmp_path, capsys):
+    target = tmp_path / "starts.json"
+    for seeds in ("1", "2"):
+        nin_starts.main([*ARGUMENTS, "--seeds", seeds, "--output", str(target)])
+    runs = json.loads(target.read_text())["runs"]
+    assert [run["seed"] for run in runs] == [0, 1]
+    assert [len(run["curve"]) for run in runs] == [4, 4], "32 images make 4 batches of 8"
+    printed = capsys.readouterr().out
+    assert printed.count("seed 0:") == 1, "the first seed ran twice"
+    assert "2 seeds:" in printed
+
+    with pytest.raises(SystemExit, match="runs of other settings"):
+        nin_starts.main(["--epochs", "2", "--output", str(target)])
+    assert json.loads(target.read_text())["runs"] == runs
+
+
+def test_starts_are_told_from_deaths():
+    alive = {"seed": 0, "started": 0.8, "died": None, "curve": [(1, 1.9, 0.3)]}
+    late = {"seed": 1, "started": 1.4, "died": None, "curve": [(2, 1.1, 0.6)]}
+    dead = {"seed": 2, "started": None, "died": "all scores are zero", "curve": [(1, 2.303, 0.1)]}
+    flat = {"seed": 3, "started": None, "died": None, "curve": [(2, 2.303, 0.1)]}
+    told = nin_starts.summary([alive, late, dead, flat])
+    assert told == "4 seeds: 1 started in the first epoch, 1 later, 1 died, 1 neither"
+    assert nin_starts.describe(dead) == "seed 2: all scores are zero"
+    assert "has not started" in nin_starts.describe(flat)
+    assert "started by epoch 1.4" in nin_starts.describe(late)
