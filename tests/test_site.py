@@ -531,6 +531,19 @@ def test_paper_shows_everything(browser):
         assert page.locator("article details[open]").count() == 0
 
 
+def test_no_table_is_wider_than_the_paper(browser):
+    with Tab(browser) as tab:
+        tab.page.set_viewport_size({"width": 672, "height": 1000})  # A4 less its margins
+        tab.page.emulate_media(media="print")
+        for name in PAGES:
+            page = tab.open(address(SITE.as_uri(), name))
+            too_wide = page.evaluate(
+                "[...document.querySelectorAll('article table')].filter(table => "
+                "table.getBoundingClientRect().right > innerWidth).map(table => table.innerText)"
+            )
+            assert not too_wide, f"{name}: {too_wide}"
+
+
 # What a reader does -------------------------------------------------------------------------------
 
 
