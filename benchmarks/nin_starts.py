@@ -81,10 +81,10 @@ def summary(runs):
     died = sum(run["died"] is not None for run in runs)
     first = sum(run["started"] is not None and run["started"] <= 1 for run in runs)
     later = sum(run["started"] is not None and run["started"] > 1 for run in runs)
+    neither = sum(run["started"] is None and run["died"] is None for run in runs)
     return (
         f"{len(runs)} seeds: {first} started in the first epoch, {later} later, {died} died, "
-        f"{len(runs) - sum(run['started'] is not None or run['died'] is not None for run in runs)} "
-        "neither"
+        f"{neither} neither"
     )
 
 

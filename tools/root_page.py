@@ -6,6 +6,7 @@ python tools/root_page.py --check    fails when one of them is stale
 The figures come from the notebooks' networks and from recordings/NAME.json.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -112,12 +113,12 @@ def results(recorded, old):
     if not recorded:
         return note
     curves = {
-        LABELS[list(IDEAS).index(name)]: content["histories"][0]["test_acc"]
-        for name, content in recorded.items()
+        label: recorded[name]["histories"][0]["test_acc"]
+        for name, label in zip(IDEAS, LABELS, strict=True)
+        if name in recorded
     }
-    fig, alt = curves_figure(curves)
     rows = result_rows(recorded, lambda name: f"[{IDEAS[name][0]}]({name}.ipynb)", "{}时{}分")
-    chart = stamped(fig, alt, CURVES_CAPTION, curves, old)
+    chart = stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old)
     return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
 
 
@@ -146,15 +147,17 @@ def curves_figure(curves):
     return fig, f"测试精度随训练轮数变化的曲线，最后一轮之后：{finals}"
 
 
-def stamped(fig, alt, caption, numbers, old):
-    """The figure as HTML after a comment that stands for its numbers, or the one in `old`.
+def stamped(draw, caption, numbers, old):
+    """The figure that `draw` makes, as HTML after a comment that stands for all its numbers.
 
-    matplotlib's versions draw the same numbers in different bytes: a chart of the same stays.
+    matplotlib's versions draw the same numbers in different bytes: a chart of the same in `old`
+    stays, and is not drawn.
     """
-    digest = hashlib.sha256(repr((alt, caption, numbers)).encode()).hexdigest()
+    digest = hashlib.sha256(repr((caption, numbers)).encode()).hexdigest()
     mark = f"<!-- {digest[:16]} -->\n"
     if mark in old:
         return mark + old.split(mark)[1].split("</figure>\n")[0] + "</figure>\n"
+    fig, alt = draw()
     html = figure_html(figure_svg(fig, alt=alt, caption=caption), caption)
     return mark + re.sub(r"\s*\n\s*", "\n", html) + "\n"  # a blank line would end the HTML block
 
@@ -164,11 +167,15 @@ def page():
     recorded = recordings()
     nets, shapes = networks()
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
-    fig, alt = costs_figure(nets, shapes, LABELS)
-    numbers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
+    layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
+
+    def costs_chart(old):
+        draw = functools.partial(costs_figure, nets, shapes, LABELS)
+        return stamped(draw, COSTS_CAPTION, (LABELS, layers), old)
+
     text = PAGE.read_text("utf-8")
     text = replace(text, "networks", lambda _: network_table(costs, recorded))
-    text = replace(text, "costs", lambda old: stamped(fig, alt, COSTS_CAPTION, numbers, old))
+    text = replace(text, "costs", costs_chart)
     return replace(text, "results", lambda old: results(recorded, old))
 
 
