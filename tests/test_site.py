@@ -528,6 +528,23 @@ def test_no_table_is_wider_than_the_paper(browser):
             assert not too_wide, f"{name}: {too_wide}"
 
 
+def test_figures_fit_a_sheet_of_paper(browser):
+    """Drawing, legend and caption together: none is cut in two by a page's end."""
+    with Tab(browser) as tab:
+        tab.page.set_viewport_size({"width": 672, "height": 1000})  # A4 less its margins
+        tab.page.emulate_media(media="print")
+        for name in NOTEBOOKS:
+            page = tab.open(address(SITE.as_uri(), name))
+            figures = page.evaluate(
+                "[...document.querySelectorAll('article figure')].map(figure => "
+                "[figure.getBoundingClientRect().height, getComputedStyle(figure).breakInside])"
+            )
+            assert figures
+            for height, break_inside in figures:
+                assert break_inside == "avoid"
+                assert height < 986, f"{name}: a figure is {height:.0f} px high on paper"  # 261 mm
+
+
 # What a reader does -------------------------------------------------------------------------------
 
 
