@@ -4,6 +4,7 @@ The site is looked for in _build/html, or in $D2L_SITE. Where it has not been bu
 is no Chromium, the tests skip with the reason; under CI=true they fail instead.
 """
 
+import contextlib
 import datetime
 import functools
 import http.server
@@ -26,6 +27,7 @@ NOTEBOOKS = [f"chapters/{name}" for name in ("alexnet", "vgg", "nin", "googlenet
 CHAPTERS = ["chapters/index", *NOTEBOOKS, "chapters/errata"]
 PAGES = [*CHAPTERS, "search", "404", "index"]
 WIDTHS = [360, 768, 1280, 1920]
+PAPER = (672, 986)  # px: A4 less its margins, 178 mm by 261 mm
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -515,10 +517,15 @@ def test_paper_shows_everything(browser):
         assert page.locator("article details[open]").count() == 0
 
 
-def test_no_table_is_wider_than_the_paper(browser):
-    with Tab(browser) as tab:
-        tab.page.set_viewport_size({"width": 672, "height": 1000})  # A4 less its margins
+@contextlib.contextmanager
+def paper(browser):
+    with Tab(browser, *PAPER) as tab:
         tab.page.emulate_media(media="print")
+        yield tab
+
+
+def test_no_table_is_wider_than_the_paper(browser):
+    with paper(browser) as tab:
         for name in PAGES:
             page = tab.open(address(SITE.as_uri(), name))
             too_wide = page.evaluate(
@@ -530,9 +537,7 @@ def test_no_table_is_wider_than_the_paper(browser):
 
 def test_figures_fit_a_sheet_of_paper(browser):
     """Drawing, legend and caption together: none is cut in two by a page's end."""
-    with Tab(browser) as tab:
-        tab.page.set_viewport_size({"width": 672, "height": 1000})  # A4 less its margins
-        tab.page.emulate_media(media="print")
+    with paper(browser) as tab:
         for name in NOTEBOOKS:
             page = tab.open(address(SITE.as_uri(), name))
             figures = page.evaluate(
@@ -542,7 +547,7 @@ def test_figures_fit_a_sheet_of_paper(browser):
             assert figures
             for height, break_inside in figures:
                 assert break_inside == "avoid"
-                assert height < 986, f"{name}: a figure is {height:.0f} px high on paper"  # 261 mm
+                assert height < PAPER[1], f"{name}: a figure is {height:.0f} px high on paper"
 
 
 # What a reader does -------------------------------------------------------------------------------
