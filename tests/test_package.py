@@ -67,8 +67,9 @@ def test_each_module_has_one_job_and_says_which(module_name):
 SCRIPT = """
 import sys, warnings
 warnings.simplefilter("error")
-for category in (DeprecationWarning, ResourceWarning):  # of libraries, among themselves
-    warnings.filterwarnings("ignore", category=category, module="(?!d2lmini)")
+# What libraries think of each other's names, and a folder that old releases of torch leave open.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="(?!d2lmini|__main__)")
+warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning, module="tempfile")
 import matplotlib
 before = dict.copy(matplotlib.rcParams)
 import torch
