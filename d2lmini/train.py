@@ -95,9 +95,9 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         checkpoint: file that is written after every epoch; where it exists already, training
             goes on from it, to the same result as a run that was never cut off.
         precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast),
-            "auto" (the better of these two that the CUDA device has, else as "tf32"), all in the
-            fastest memory layout; or "fp32": the reference's arithmetic in the reference's layout,
-            on a CPU bit for bit.
+            "auto" (that of these two which the CUDA device multiplies fastest; bf16 on a CPU with
+            instructions for it; else as "tf32"), all in the fastest memory layout; or "fp32": the
+            reference's arithmetic in the reference's layout, on a CPU bit for bit.
         caption: text under the plot.
 
     Returns:
@@ -310,11 +310,17 @@ def _resolve_precision(precision, device):
         raise ValueError(
             f"precision must be one of {', '.join(AUTOCAST_DTYPES)} or auto, got {precision!r}"
         )
-    if device.type != "cuda":  # CPUs without AMX gain nothing from bf16
-        return "fp32" if precision in ("tf32", "auto") else precision
-    if precision == "auto":
+    if precision == "auto" and device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return precision
+    if precision == "auto" and device.type == "cpu" and _multiplies_bf16():
+        return "bf16"
+    return "fp32" if precision in ("tf32", "auto") and device.type != "cuda" else precision
+
+
+def _multiplies_bf16():
+    """Whether this CPU has instructions for bf16 products: without them bf16 gains nothing."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @contextlib.contextmanager

@@ -200,6 +200,25 @@ def test_only_fp16_scales_its_gradients(monkeypatch):
         assert math.isfinite(history.train_loss[0])
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "bf16"),
+        ({}, "fp32"),  # torch on another kind of processor
+        (None, "fp32"),  # a torch that cannot tell
+    ],
+)
+def test_auto_takes_bf16_on_cpus_that_multiply_it(monkeypatch, capabilities, expected):
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert run(small_net(), random_batches(2), precision="auto").precision == expected
+    assert run(small_net(), random_batches(2), precision="tf32").precision == "fp32"
+
+
 def test_settings_of_the_gpu_are_put_back():
     cudnn = torch.backends.cudnn
     before = (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32)

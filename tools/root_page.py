@@ -38,8 +38,9 @@ IDEAS = {
 }
 LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the charts: Latin letters
 
-RESULTS_HEAD = ("网络", "种子", "测试精度", "训练用时", "设备", "软件", "日期")
-README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Software", "Date")
+RESULTS_HEAD = ("网络", "种子", "测试精度", "训练用时", "设备", "数值格式", "软件", "日期")
+README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Precision",
+               "Software", "Date")  # fmt: skip
 MARKERS = "osD^"  # told apart in grey too
 
 
@@ -72,7 +73,8 @@ def network_table(costs, recorded):
         result = ("尚未录制", "尚未录制")
         if name in recorded:
             record = recorded[name]["record"]
-            rate = f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）"
+            where = f"{record['device']}，{record['precision']}"
+            rate = f"{record['examples_per_sec']:,.0f}张/秒（{where}）"
             result = (f"{record['test_acc']:.3f}", rate)
         link = f"[{title}]({name}.ipynb)"
         size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", f"1×{side}×{side}")
@@ -101,6 +103,7 @@ def result_rows(recorded, name_of, hours_and_minutes):
             accuracy(content["histories"]),
             hours_and_minutes.format(hours, minutes),
             f"{record['device']} ({record['device_name']})",
+            record["precision"],
             software,
             record["started"][:10],
         )
