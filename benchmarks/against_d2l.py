@@ -176,7 +176,7 @@ def measure(arguments):
     side, lr = SETTINGS[name]
     own = arguments.side == "d2lmini"
     package = load_package(own)
-    from d2lmini.device import device_name, synchronize, try_gpu
+    from d2lmini.device import device_name, try_gpu
 
     device = torch.device(arguments.device) if arguments.device else try_gpu()
     torch.manual_seed(0)
@@ -249,6 +249,14 @@ def cpu_time():
     """Seconds of processor time of this process and of its workers that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def synchronize(device):
+    """Wait until a GPU has done all that was asked of it, so that the clock tells the truth."""
+    import torch
+
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def count_images(loader, device):

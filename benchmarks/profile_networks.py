@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from against_d2l import SETTINGS  # noqa: E402
+from against_d2l import SETTINGS, synchronize  # noqa: E402
 
-from d2lmini.device import device_name, synchronize, try_gpu  # noqa: E402
+from d2lmini.device import device_name, try_gpu  # noqa: E402
 from tools import notebooks  # noqa: E402
 
 

@@ -1,5 +1,7 @@
 """Training state on disk, so that a run that was cut off goes on as if it had not been."""
 
+import errno
+import itertools
 import os
 import pickle
 from pathlib import Path
@@ -35,7 +37,7 @@ def load(path, settings):
     """Return the state in `path`, or None when there is no such file.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened or read.
         ValueError: the file is no checkpoint, or one of other settings; the message names the
             first difference.
     """
@@ -48,6 +50,9 @@ def load(path, settings):
             found, state = dict(content["settings"]), dict(content["state"])
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError,
                 ValueError, AttributeError) as error:  # fmt: skip
+            # A lost network drive, say: the file may be good. (EINVAL: it is cut short.)
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             raise ValueError(
                 f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all of one; "
                 "delete the file or name another"
@@ -65,9 +70,6 @@ def load(path, settings):
 def _first_difference(was, now):
     """The first lines that differ, of two texts; other values as they are."""
     if isinstance(was, str) and isinstance(now, str):
-        was_lines, now_lines = was.splitlines(), now.splitlines()
-        for was_line, now_line in zip(was_lines, now_lines, strict=False):
-            if was_line != now_line:
-                return was_line.strip(), now_line.strip()
-        return f"{len(was_lines)} lines long", f"{len(now_lines)} lines long"
+        lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
+        return next((old.strip(), new.strip()) for old, new in lines if old != new)
     return was, now

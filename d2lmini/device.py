@@ -68,14 +68,6 @@ def device_name(device):
     return f"{_processor_name()}, {threads} thread{'s' * (threads != 1)}"
 
 
-def synchronize(device):
-    """Wait until `device` has done all that was asked of it, so that a clock tells the truth."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # which need not be the current one
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
 def _cuda_version():
     return torch.version.cuda or f"ROCm {torch.version.hip}"  # AMD's cards call themselves cuda
 

@@ -4,6 +4,7 @@ The names follow the reference, d2l 0.17.0; values stay on their device until th
 """
 
 import contextlib
+import itertools
 import time
 
 import torch
@@ -36,11 +37,8 @@ class Timer:
         return sum(self.times)
 
     def cumsum(self):
-        """Time since the first start after each lap, as a list."""
-        totals = []
-        for lap in self.times:
-            totals.append(lap + (totals[-1] if totals else 0.0))
-        return totals
+        """Sum of the laps so far, after each lap, as a list."""
+        return list(itertools.accumulate(self.times))
 
 
 class Accumulator:
@@ -81,17 +79,24 @@ def accuracy(y_hat, y):
     Args:
         y_hat: scores (B, num_classes), or already predicted labels (B,).
         y: labels (B,).
+
+    Raises:
+        ValueError: other shapes, which broadcasting would turn into a wrong number.
     """
-    if y_hat.dim() > 1 and y_hat.shape[1] > 1:
-        y_hat = y_hat.argmax(dim=1)
-    return (y_hat.to(y.dtype) == y).sum()
+    predicted = y_hat.argmax(dim=1) if y_hat.dim() > 1 else y_hat
+    if predicted.shape != y.shape:
+        raise ValueError(
+            f"scores of shape {tuple(y_hat.shape)} and labels of shape {tuple(y.shape)} do not "
+            "belong together: (B, num_classes) and (B,) do; does the network lack nn.Flatten()?"
+        )
+    return (predicted.to(y.dtype) == y).sum()
 
 
 def evaluate_accuracy_gpu(net, data_iter, device=None):
     """Share of correct predictions of `net` over all of `data_iter`, a float in [0, 1].
 
-    Dropout is off meanwhile; every module is put back into the mode it was found in. A GPU is
-    waited for once, at the end.
+    Dropout is off meanwhile; every module is put back into the mode it was found in. The results
+    on a GPU are waited for once, at the end.
 
     Args:
         net: a module from X to scores (B, num_classes).
@@ -104,7 +109,7 @@ def evaluate_accuracy_gpu(net, data_iter, device=None):
     if device is None:
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
     num_correct, num_samples = Accumulator(1), 0
-    with evaluation_mode(net), torch.inference_mode():
+    with evaluation_mode(net), torch.no_grad():
         for X, y in batches_on(data_iter, device):
             num_correct.add(accuracy(net(X), y))
             num_samples += len(y)
@@ -119,7 +124,12 @@ def batches_on(data_iter, device):
         yield from data_iter.on(device)
         return
     for X, y in data_iter:
-        yield X.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        yield to_device(X, device), to_device(y, device)
+
+
+def to_device(tensor, device):
+    """The tensor on `device`. Only CUDA may copy while the program goes on; others mix data up."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 @contextlib.contextmanager

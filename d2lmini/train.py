@@ -7,6 +7,7 @@ and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
 import contextlib
 import dataclasses
 import math
+import numbers
 import re
 import tempfile
 import time
@@ -18,14 +19,19 @@ from torch.nn import functional as F
 
 from d2lmini import checkpoint as checkpoints
 from d2lmini.animator import Animator
-from d2lmini.device import synchronize, try_gpu
-from d2lmini.metrics import Accumulator, accuracy, evaluate_accuracy_gpu
+from d2lmini.device import try_gpu
+from d2lmini.metrics import Accumulator, accuracy, evaluate_accuracy_gpu, to_device
 
 __all__ = ["History", "train_ch6"]
 
 POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
 SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
-OUT_OF_MEMORY = "out of memory|allocate memory|ALLOC_FAILED"  # GPUs; the CPU; cuBLAS and cuDNN
+# What torch says of GPUs; of the CPU, on Windows too; of cuBLAS and cuDNN, also while autotuning.
+OUT_OF_MEMORY = (
+    "out of memory|allocate memory|not enough memory|ALLOC_FAILED|unable to find an engine"
+)
+# Of Linear, convolution and pooling, when an image is too small or too large for the layers.
+WRONG_IMAGE_SIZE = "shapes cannot be multiplied|Kernel size can't be|Output size is too small"
 AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -80,8 +86,8 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     Every Linear and Conv2d gets Xavier-uniform weights (biases stay); the loss is the mean
     cross-entropy. Prints `training on DEVICE`, then `loss …, train acc …, test acc …` and
     `… examples/sec on DEVICE` (end to end, see `History.examples_per_sec`). The network stays on
-    the device. Ctrl-C, a loss that is not finite, and scores that are all zero (dead for good) end
-    the training early; what was reached is kept and `History.stopped` says why.
+    the device, in evaluation mode. Ctrl-C, a loss that is not finite, and scores that are all zero
+    (dead for good) end the training early; what was reached is kept and `History.stopped` says why.
 
     Args:
         net: module from X (B, C, H, W) float32 to scores (B, num_classes).
@@ -90,14 +96,17 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         num_epochs: passes over `train_iter`, at least 1.
         lr: learning rate, positive.
         device: None takes `try_gpu()`.
-        seed: fixes weights, order and dropout. Biases are left as the network was built with;
-            to repeat a run, call `torch.manual_seed` before building it too.
+        seed: fixes weights, dropout and, of a `train_iter` without a generator of its own, the
+            order. Biases are left as they are; to repeat a run, call `torch.manual_seed` and build
+            the network anew.
         checkpoint: file that is written after every epoch; where it exists already, training
-            goes on from it, to the same result as a run that was never cut off.
+            goes on from it, to the same result as a run that was never cut off (bit for bit on a
+            CPU; a GPU may pick other kernels).
         precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast),
             "auto" (that of these two which the CUDA device multiplies fastest; bf16 on a CPU with
             instructions for it; else as "tf32"), all in the fastest memory layout; or "fp32": the
-            reference's arithmetic in the reference's layout, on a CPU bit for bit.
+            reference's arithmetic in the reference's layout, on a CPU bit for bit (on CUDA d2l
+            leaves torch's TF32 convolutions on; here they are off).
         caption: text under the plot.
 
     Returns:
@@ -118,10 +127,13 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     if checkpoint is not None:
         _check_writable(checkpoint)
     if seed is not None:
+        seed = int(seed)  # of NumPy's integers too, which a checkpoint could not be read with
         torch.manual_seed(seed)
-    net.apply(_init_xavier)
-    net.to(device)
-    run = _Run(net, train_iter, test_iter, num_epochs, lr, device, precision, layout, seed)
+    net.cpu().apply(_init_xavier)  # there, so that a seed gives the same weights everywhere
+    batch_size = getattr(train_iter, "batch_size", None)
+    with _explained_errors("the data set", batch_size):
+        net.to(device)
+        run = _Run(net, train_iter, test_iter, num_epochs, lr, device, precision, layout, seed)
     if checkpoint is not None:
         state = checkpoints.load(checkpoint, run.settings())
         if state is not None:
@@ -134,7 +146,10 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         animator.add(epoch, values, redraw=False)
     animator.redraw()
     try:
-        with _fast_arithmetic(net, device, precision, layout):
+        with (
+            _explained_errors("the data set", batch_size),
+            _fast_arithmetic(net, device, precision, layout),
+        ):
             while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
                 run.train_epoch(animator)
                 if checkpoint is not None and run.history.stopped is None:
@@ -145,6 +160,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         if run.history.stopped and checkpoint is not None and Path(checkpoint).exists():
             # The steps that led there may be in it: what comes back would be as hopeless.
             run.history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
+    net.eval()
     animator.redraw()
     _print_results(run.history)
     return run.history
@@ -188,14 +204,10 @@ class _Run:
                 rate = num_samples / (time.perf_counter() - started)
                 left = _time_left(history, self.num_epochs, num_batches / done * num_samples / rate,
                                   done / num_batches)  # fmt: skip
+                means = (sums[0] / num_samples, sums[1] / num_samples)
                 self._add_point(
                     animator,
-                    (
-                        epoch + done / num_batches,
-                        sums[0] / num_samples,
-                        sums[1] / num_samples,
-                        None,
-                    ),
+                    (epoch + done / num_batches, *means, None),
                     f"epoch {epoch + 1}/{self.num_epochs}, batch {done}/{num_batches}, "
                     f"{rate:.0f} examples/sec, about {left} left",
                 )
@@ -204,12 +216,12 @@ class _Run:
                 f"train_iter yields no batch in epoch {epoch + 1}: there is nothing to train on "
                 "(a generator yields its batches once only; give a list or a DataLoader)"
             )
-        synchronize(self.device)
-        trained = time.perf_counter()
-        history.stopped = _hopeless(sums, epoch + 1, self.lr)
+        history.stopped = _hopeless(sums, epoch + 1, self.lr)  # waits for the device
         if history.stopped:
             return
-        with self._autocast(), _explained_errors("the images of test_iter"):
+        trained = time.perf_counter()
+        batch_size = getattr(self.test_iter, "batch_size", None)
+        with self._autocast(), _explained_errors("the images of test_iter", batch_size):
             test_acc = evaluate_accuracy_gpu(self.net, self.test_iter, self.device)
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
@@ -217,14 +229,14 @@ class _Run:
         history.train_seconds.append(trained - started)
         history.test_seconds.append(time.perf_counter() - trained)
         history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
-        self._add_point(
-            animator, (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
-        )
+        point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
+        self._add_point(animator, point)
 
     def _step(self, X, y, check_labels):
         """Forward, backward, update; returns 0-d tensors on the device: loss and two counts."""
-        labels_on_cpu = y if y.device.type == "cpu" else None
-        X, y = (t.to(self.device, non_blocking=True) for t in (X, y))
+        labels = y
+        X, y = to_device(X, self.device), to_device(y, self.device)
+        self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
         with self._autocast():
             logits = self.net(X)
         if logits.dim() != 2 or len(logits) != len(y):
@@ -232,11 +244,10 @@ class _Run:
                 f"the network must return scores of shape ({len(y)}, num_classes) for {len(y)} "
                 f"images, got {tuple(logits.shape)}"
             )
-        # Labels on a GPU are read once only, for reading them waits for it.
-        if labels_on_cpu is not None or check_labels:
-            _check_labels(labels_on_cpu if labels_on_cpu is not None else y, logits.shape[1])
+        # Labels on a GPU are read once an epoch only, for reading them waits for it.
+        if check_labels or labels.device.type == "cpu":
+            _check_labels(labels, logits.shape[1])
         loss = F.cross_entropy(logits.float(), y)
-        self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -272,11 +283,10 @@ class _Run:
         }
 
     def state(self):
-        """All that the epochs to come depend on."""
+        """All that the epochs to come depend on; plain SGD has no state of its own."""
         generator = getattr(self.train_iter, "generator", None)
         return {
             "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "history": dataclasses.asdict(self.history),
             "rng": torch.get_rng_state(),
@@ -289,7 +299,6 @@ class _Run:
     def restore(self, state):
         """Take up the run that left `state`."""
         self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.history = History(**{**state["history"], "device": str(self.device)})
         torch.set_rng_state(state["rng"])
@@ -311,7 +320,8 @@ def _resolve_precision(precision, device):
             f"precision must be one of {', '.join(AUTOCAST_DTYPES)} or auto, got {precision!r}"
         )
     if precision == "auto" and device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "auto" and device.type == "cpu" and _multiplies_bf16():
         return "bf16"
     return "fp32" if precision in ("tf32", "auto") and device.type != "cuda" else precision
@@ -326,20 +336,27 @@ def _multiplies_bf16():
 @contextlib.contextmanager
 def _fast_arithmetic(net, device, precision, layout):
     """Memory layout and product precision for the device, put back afterwards."""
+    nothing = contextlib.nullcontext()
     net.to(memory_format=layout)
-    tf32 = precision != "fp32"
-    matmul_precision = torch.get_float32_matmul_precision()
     try:
-        with contextlib.ExitStack() as stack:
-            if device.type == "cuda":
-                torch.set_float32_matmul_precision("high" if tf32 else "highest")
-                stack.enter_context(
-                    torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32)
-                )
+        with _cuda_arithmetic(precision != "fp32") if device.type == "cuda" else nothing:
+            yield
+    finally:
+        with contextlib.suppress(torch.OutOfMemoryError):  # the first one tells what to do
+            net.to(memory_format=torch.contiguous_format)
+
+
+@contextlib.contextmanager
+def _cuda_arithmetic(tf32):
+    cudnn, matmul_precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        with cudnn.flags(
+            enabled=True, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=tf32
+        ):
             yield
     finally:
         torch.set_float32_matmul_precision(matmul_precision)
-        net.to(memory_format=torch.contiguous_format)
 
 
 def _length(data_iter):
@@ -388,13 +405,18 @@ def _print_results(history):
 def _check_arguments(net, num_epochs, lr):
     if not isinstance(num_epochs, int) or isinstance(num_epochs, bool) or num_epochs < 1:
         raise ValueError(f"num_epochs must be a positive int, got {num_epochs!r}")
-    if not (isinstance(lr, (int, float)) and math.isfinite(lr) and lr > 0):
+    if not (isinstance(lr, numbers.Real) and math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr must be a positive number, got {lr!r}")
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError("the network has no parameter to train")
 
 
 def _check_labels(labels, num_classes):
+    if labels.dim() != 1 or labels.is_floating_point():
+        raise ValueError(
+            "labels must be whole numbers of shape (B,), the number of each image's class; got "
+            f"{labels.dtype} of shape {tuple(labels.shape)}"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
@@ -424,16 +446,24 @@ def _explained_errors(images, batch_size=None):
         yield
     except RuntimeError as error:
         text = str(error)
+        if error.__cause__ is not None:  # explained already
+            raise
         if isinstance(error, torch.cuda.OutOfMemoryError) or re.search(OUT_OF_MEMORY, text):
             smaller = f"batches of {batch_size // 2}" if batch_size and batch_size > 1 else "less"
             raise RuntimeError(
                 f"out of memory with {images}: try {smaller} or a smaller resize in "
                 f"load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
             ) from error
-        if re.search("size|shape", text):
+        if re.search(WRONG_IMAGE_SIZE, text):
             raise ValueError(
                 f"the network does not take {images}: {error}. A network with fully connected "
                 "layers fits one image size only; see the argument resize of "
                 "load_data_fashion_mnist"
+            ) from error
+        if "view size is not compatible" in text:
+            raise ValueError(
+                "the network calls .view() on feature maps whose layout in memory is channels "
+                "last: put nn.Flatten() or .reshape() in its place, or train with "
+                f"precision='fp32' ({error})"
             ) from error
         raise

@@ -1,11 +1,13 @@
 """Checkpoints: a killed run ends as an unbroken one, and only its own file is taken up."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -211,6 +213,24 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, kind):
         run(path)
     assert str(path) in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
     assert path.read_bytes() == before
+
+
+def test_a_file_that_cannot_be_read_just_now_is_not_called_bad(tmp_path, monkeypatch):
+    path = tmp_path / "run.pt"
+    run(path)
+
+    def lost(*args, **kwargs):
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(torch, "load", lost)
+    with pytest.raises(OSError, match="not connected"):
+        run(path)
+
+
+def test_seeds_of_numpy_are_numbers_too(tmp_path):
+    first = run(tmp_path / "run.pt", seed=np.int64(3))
+    again = run(tmp_path / "run.pt", seed=np.int64(3))
+    assert first.seed == 3 and again.test_acc == first.test_acc
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):

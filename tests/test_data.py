@@ -430,6 +430,15 @@ def test_without_declared_sums_only_fashion_mnist_itself_is_taken(tmp_path):
         load_data_fashion_mnist(8, root=tmp_path)
 
 
+def test_sums_of_other_files_do_not_spoil_good_data(tmp_path):
+    sums = (copy_sample(tmp_path) / "MD5SUMS").read_text()
+    packed = [hashlib.md5((tmp_path / name).read_bytes()).hexdigest() for name in NAMES]
+    lines = ["# packed, then unpacked", "", *map("  ".join, zip(packed, NAMES, strict=True)), sums]
+    (tmp_path / "MD5SUMS").write_text("\n".join(lines), "utf-8")
+    train_iter, _ = load_data_fashion_mnist(8, root=tmp_path)
+    assert len(train_iter.labels) == 32
+
+
 def test_images_and_labels_must_be_as_many(tmp_path):
     copy_sample(tmp_path)
     shutil.copy(SAMPLE / TEST_LABELS, tmp_path / TRAIN_LABELS)

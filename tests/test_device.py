@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,15 +103,6 @@ def test_environment_without_an_installed_package(monkeypatch):
 
     monkeypatch.setattr(device.metadata, "version", missing)
     assert environment()["d2lmini"] == "not installed"
-
-
-def test_synchronize_waits_for_the_very_device(monkeypatch):
-    waited = []
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    monkeypatch.setattr(torch, "mps", SimpleNamespace(synchronize=lambda: waited.append("mps")))
-    for name in ("cpu", "cuda:1", "mps", "meta"):
-        device.synchronize(torch.device(name))
-    assert waited == [torch.device("cuda:1"), "mps"]
 
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")

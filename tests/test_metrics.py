@@ -148,6 +148,24 @@ def test_evaluation_puts_each_module_back_into_its_mode():
     assert [module.training for module in net.modules()] == before
 
 
+def test_a_network_that_keeps_what_it_saw_in_evaluation_can_be_trained():
+    images, labels = images_and_labels()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    kept = []
+    net[0].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    d2l.evaluate_accuracy_gpu(net, [(images, labels)])
+    nn.functional.cross_entropy(net[1](kept[0]), labels).backward()
+    assert net[1].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"), [((6, 10, 5, 5), (6,)), ((6, 3), (6, 3)), ((6, 3), (6, 1)), ((6,), (5,))]
+)
+def test_accuracy_refuses_what_broadcasting_would_count_wrongly(scores, labels):
+    with pytest.raises(ValueError, match=r"scores of shape .* do not belong together"):
+        d2l.accuracy(torch.zeros(scores), torch.zeros(labels, dtype=torch.int64))
+
+
 def test_evaluation_leaves_no_gradients_and_a_trainable_network():
     images, labels = images_and_labels()
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))

@@ -219,7 +219,7 @@ def test_auto_takes_bf16_on_cpus_that_multiply_it(monkeypatch, capabilities, exp
     assert run(small_net(), random_batches(2), precision="tf32").precision == "fp32"
 
 
-def test_settings_of_the_gpu_are_put_back():
+def test_settings_of_the_gpu_are_put_back(monkeypatch):
     cudnn = torch.backends.cudnn
     before = (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32)
     with (
@@ -230,7 +230,9 @@ def test_settings_of_the_gpu_are_put_back():
         assert cudnn.enabled and cudnn.benchmark and cudnn.allow_tf32
         raise KeyError
     assert (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32) == before
+    monkeypatch.setattr(cudnn, "deterministic", True)  # a reader's wish
     with train._fast_arithmetic(small_net(), torch.device("cuda"), "fp32", torch.contiguous_format):
+        assert cudnn.deterministic
         assert torch.get_float32_matmul_precision() == "highest"
         assert not cudnn.allow_tf32
     assert (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32) == before
@@ -397,6 +399,66 @@ def test_labels_outside_the_classes(label):
         ValueError, match=rf"labels from {min(label, 0)} to {max(label, 2)}.*0 to 2"
     ):
         run(small_net(num_classes=3), batches)
+
+
+def test_labels_that_are_no_class_numbers():
+    one_hot = [(X, torch.eye(3)[y]) for X, y in random_batches()]
+    with pytest.raises(ValueError, match=r"whole numbers of .*float32 of shape \(4, 3\)"):
+        run(small_net(), one_hot)
+
+
+def test_evaluation_of_labels_or_scores_of_another_shape():
+    one_hot = [(X, torch.eye(3)[y]) for X, y in random_batches()]
+    with pytest.raises(ValueError, match="do not belong together"):
+        run(small_net(), random_batches(), test=one_hot)
+
+
+def test_the_network_is_left_ready_for_use():
+    net = small_net()
+    run(net, random_batches(), num_epochs=2)
+    assert not any(module.training for module in net.modules())
+
+
+def test_view_in_a_network_says_what_to_try():
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4 * 64, 3)
+
+        def forward(self, X):
+            X = self.conv(X)
+            return self.linear(X.view(len(X), -1))
+
+    with pytest.raises(ValueError, match=r"nn.Flatten\(\) or .reshape\(\).*precision='fp32'"):
+        run(Viewing(), random_batches())
+    assert run(Viewing(), random_batches(), precision="fp32").test_acc
+
+
+def test_other_errors_of_the_network_and_the_data_keep_their_words():
+    three_channels = [(X.repeat(1, 3, 1, 1), y) for X, y in random_batches()]
+    with pytest.raises(RuntimeError, match="to have 1 channels, but got 3") as caught:
+        run(small_net(), three_channels)
+    assert "image size" not in str(caught.value)
+
+
+@pytest.mark.parametrize("when", ["iter", "to"])
+def test_memory_can_end_before_the_first_step(when):
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64 GiB")
+
+    class Large:
+        batch_size = 8
+
+        def __len__(self):
+            return 1
+
+        def __iter__(self):
+            raise error
+
+    net = small_net()
+    if when == "to":
+        net.to = lambda *_args, **_kwargs: (_ for _ in ()).throw(error)
+    with pytest.raises(RuntimeError, match=r"^out of memory with the data set: try batches of 4"):
+        run(net, Large(), test=random_batches())
 
 
 @pytest.mark.parametrize("which", ["train_iter", "test_iter"])

@@ -136,9 +136,9 @@ def record(path, args):
                 if notebooks.tags(cell) & {"training", "trained"}:
                     cell.outputs, cell.execution_count = [], None
         run(notebook, leave_out, {})
+        check(notebook, name)
     else:
         record_training(notebook, name, code_hash, args)
-    check(notebook, name)
     tidy(notebook)
     nbformat.write(notebook, notebooks.path(name))
     print(f"record: wrote {notebooks.path(name)}")
@@ -174,6 +174,7 @@ def record_training(notebook, name, code_hash, args):
         **{key: first[key][-1] for key in ("train_loss", "train_acc", "test_acc")},
         "code_hash": code_hash,
     }
+    check(notebook, name)
     RECORDINGS.mkdir(exist_ok=True)
     content = {"record": notebook.metadata["d2lmini"], "histories": histories}
     (RECORDINGS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
