@@ -17,7 +17,7 @@ ROOT = notebooks.ROOT
 
 # Chapters whose training has not had its full run yet. Their cells tagged `training` and `trained`
 # stand without output: never with that of a run on less data or fewer epochs.
-WITHOUT_RECORDING = ("vgg",)
+WITHOUT_RECORDING = ()
 TRAINING = {"training", "trained"}
 HEADINGS = {
     "alexnet": "# 1 深度卷积神经网络(AlexNet)|## AlexNet|### 模型设计|### 激活函数"

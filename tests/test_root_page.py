@@ -53,7 +53,7 @@ def test_every_result_comes_from_the_recordings():
     assert vgg[1:3] == (3, "0.920 ± 0.010") and vgg[6] == "torch 2.14.1, CUDA 13.0"
 
     page = root_page.results(recorded, old="")
-    assert "| [NiN](nin.ipynb) | 1 | 0.877 | 1时2分 |" in page
+    assert "| [NiN](nin.ipynb) | 1 | 0.877 | 1小时2分 |" in page
     assert "NiN 0.877" in page and "VGG-11 / 4 0.910" in page  # the chart's alternative text
     assert page.endswith("尚未录制完整训练：AlexNet、GoogLeNet。\n")
     assert root_page.results(recorded, old=page) == page, "the chart is drawn again for nothing"

@@ -38,7 +38,7 @@ IDEAS = {
 }
 LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the charts: Latin letters
 
-RESULTS_HEAD = ("网络", "种子", "测试精度", "训练用时", "设备", "数值格式", "软件", "日期")
+RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "数值格式", "软件", "日期")
 README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Precision",
                "Software", "Date")  # fmt: skip
 MARKERS = "osD^"  # told apart in grey too
@@ -120,7 +120,7 @@ def results(recorded, old):
         for name, label in zip(IDEAS, LABELS, strict=True)
         if name in recorded
     }
-    rows = result_rows(recorded, lambda name: f"[{IDEAS[name][0]}]({name}.ipynb)", "{}时{}分")
+    rows = result_rows(recorded, lambda name: f"[{IDEAS[name][0]}]({name}.ipynb)", "{}小时{}分")
     chart = stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old)
     return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
 
