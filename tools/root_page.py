@@ -38,9 +38,9 @@ IDEAS = {
 }
 LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the charts: Latin letters
 
-RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "数值格式", "软件", "日期")
-README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Precision",
-               "Software", "Date")  # fmt: skip
+RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
+README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
+               "Software, precision", "Date")  # fmt: skip
 MARKERS = "osD^"  # told apart in grey too
 
 
@@ -73,8 +73,7 @@ def network_table(costs, recorded):
         result = ("尚未录制", "尚未录制")
         if name in recorded:
             record = recorded[name]["record"]
-            where = f"{record['device']}，{record['precision']}"
-            rate = f"{record['examples_per_sec']:,.0f}张/秒（{where}）"
+            rate = f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）"
             result = (f"{record['test_acc']:.3f}", rate)
         link = f"[{title}]({name}.ipynb)"
         size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", f"1×{side}×{side}")
@@ -94,7 +93,7 @@ def result_rows(recorded, name_of, hours_and_minutes):
     for name, content in recorded.items():
         record = content["record"]
         hours, minutes = divmod(round(record["training_seconds"] / 60), 60)
-        software = f"torch {record['torch']}"
+        software = f"torch {record['torch'].partition('+')[0]}"  # without the build's CUDA
         if record["device"].startswith("cuda"):
             software += f", CUDA {record['cuda']}"
         yield (
@@ -103,8 +102,7 @@ def result_rows(recorded, name_of, hours_and_minutes):
             accuracy(content["histories"]),
             hours_and_minutes.format(hours, minutes),
             f"{record['device']} ({record['device_name']})",
-            record["precision"],
-            software,
+            f"{software}, {record['precision']}",
             record["started"][:10],
         )
 
