@@ -71,5 +71,5 @@ def _first_difference(was, now):
     """The first lines that differ, of two texts; other values as they are."""
     if isinstance(was, str) and isinstance(now, str):
         lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
-        return next((old.strip(), new.strip()) for old, new in lines if old != new)
+        return next(((old.strip(), new.strip()) for old, new in lines if old != new), (was, now))
     return was, now

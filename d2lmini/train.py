@@ -322,9 +322,9 @@ def _resolve_precision(precision, device):
     if precision == "auto" and device.type == "cuda":
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "auto" and device.type == "cpu" and _multiplies_bf16():
-        return "bf16"
-    return "fp32" if precision in ("tf32", "auto") and device.type != "cuda" else precision
+    if precision == "auto":
+        return "bf16" if device.type == "cpu" and _multiplies_bf16() else "fp32"
+    return "fp32" if precision == "tf32" and device.type != "cuda" else precision
 
 
 def _multiplies_bf16():
