@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from torch import nn
 
 from benchmarks import nin_starts
 
@@ -36,3 +38,20 @@ def test_starts_are_told_from_deaths():
     assert nin_starts.describe(dead) == "seed 2: all scores are zero"
     assert "has not started" in nin_starts.describe(flat)
     assert "started by epoch 1.4" in nin_starts.describe(late)
+
+
+def test_the_start_is_the_stretch_whose_own_loss_fell():
+    # Means since the epoch began; the third stretch of the second epoch has a mean loss of 2.0.
+    curve = [(0.5, 2.303, 0.1), (1, 2.303, 0.1),
+             (1.25, 2.3, 0.1), (1.5, 2.3, 0.1), (1.75, 2.2, 0.2), (2, 2.0, 0.3)]  # fmt: skip
+    assert nin_starts.start(curve) == 1.75
+    assert nin_starts.start(curve[:4]) is None
+    assert nin_starts.start([(1, 2.1, 0.3)]) == 1
+
+
+def test_a_network_that_died_unnoticed_is_found():
+    images = [(torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    assert nin_starts.dead(net, images, "cpu") is None
+    nn.init.zeros_(net[1].weight)  # what is left of the scores is the bias
+    assert "4 test images are all the same" in nin_starts.dead(net, images, "cpu")
