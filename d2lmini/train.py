@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from d2lmini import checkpoint as checkpoints
 from d2lmini.animator import Animator
-from d2lmini.device import try_gpu
+from d2lmini.device import memory_kept, try_gpu
 from d2lmini.metrics import Accumulator, accuracy, evaluate_accuracy_gpu, to_device
 
 __all__ = ["History", "train_ch6"]
@@ -149,6 +149,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         with (
             _explained_errors("the data set", batch_size),
             _fast_arithmetic(net, device, precision, layout),
+            memory_kept(device),
         ):
             while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
                 run.train_epoch(animator)

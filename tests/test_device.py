@@ -4,7 +4,6 @@ import datetime
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -105,26 +104,40 @@ def test_environment_without_an_installed_package(monkeypatch):
     assert environment()["d2lmini"] == "not installed"
 
 
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+PROGRAM = """
+import resource, torch
+from d2lmini.device import memory_kept
+
+def faults():  # of filling four tensors of 64 MiB one after another
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def held():  # pages
+    return int(open("/proc/self/statm").read().split()[1])
+
+faults()
+start = held()
+with memory_kept("DEVICE"):
+    faults()
+    inside = held() - start, faults()
+print(*inside, held() - start, faults())
+"""
+PAGES_OF_A_TENSOR = 2**26 // os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else None
 
 
-@pytest.mark.skipif(
-    not HUGE_PAGES.is_file() or "[madvise]" not in HUGE_PAGES.read_text(),
-    reason="this system does not give huge pages on request",
-)
-@pytest.mark.parametrize(("asked", "few"), [(None, True), ("0", False)])
-def test_large_tensors_come_in_huge_pages_unless_refused(asked, few):
-    program = (
-        "import resource, torch, d2lmini\n"
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "before = faults()\n"
-        "tensor = torch.ones(64 * 2**20 // 4)\n"
-        "print(faults() - before)"
-    )
-    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": asked or ""}
-    if asked is None:
-        del environment["THP_MEM_ALLOC_ENABLE"]
-    command = [sys.executable, "-c", program]
+@pytest.mark.skipif(not device._has_glibc(), reason="this system has no glibc to tell")
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_a_cpu_keeps_its_memory_meanwhile_and_gives_it_back(name):
+    command = [sys.executable, "-c", PROGRAM.replace("DEVICE", name)]
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
+    for variable in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        environment.pop(variable, None)
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert (int(result.stdout) < 64 * 2**20 // 4096 // 4) == few
-    assert result.stderr == ""
+    held_inside, faults_inside, held_after, faults_after = map(int, result.stdout.split())
+    kept = name == "cpu"
+    assert (held_inside > PAGES_OF_A_TENSOR / 2) == kept
+    assert (faults_inside < PAGES_OF_A_TENSOR / 2) == kept
+    assert held_after < PAGES_OF_A_TENSOR / 2
+    assert faults_after > PAGES_OF_A_TENSOR * 2, "memory is kept for good"

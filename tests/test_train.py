@@ -238,6 +238,25 @@ def test_settings_of_the_gpu_are_put_back(monkeypatch):
     assert (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32) == before
 
 
+def test_memory_is_kept_while_training_only(monkeypatch):
+    kept = []
+
+    @contextlib.contextmanager
+    def memory_kept(device):
+        kept.append(device)
+        yield
+        kept.clear()
+
+    class Watching(nn.Module):
+        def forward(self, X):
+            assert kept == [torch.device("cpu")]
+            return X
+
+    monkeypatch.setattr(train, "memory_kept", memory_kept)
+    run(nn.Sequential(Watching(), small_net()), random_batches())
+    assert kept == []
+
+
 def test_weights_are_in_the_ordinary_layout_again():
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
     strides = []
