@@ -123,8 +123,6 @@ def run_side(arguments, name, side, folder):
         if getattr(arguments, key) is not None:
             command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
     environment = {**os.environ, "D2LMINI_DATA": str(Path(folder, "data")), "MPLBACKEND": "Agg"}
-    if side == "d2l":  # its turn imports this package too, which would have torch ask for them
-        environment.setdefault("THP_MEM_ALLOC_ENABLE", "0")
     process = subprocess.Popen(
         command, cwd=Path(folder, "work"), env=environment, stdout=subprocess.PIPE, text=True
     )

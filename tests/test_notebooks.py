@@ -10,14 +10,12 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
+from benchmarks import nin_starts
 from tests.test_networks import NETWORKS
 from tools import notebooks
 
 ROOT = notebooks.ROOT
 
-# Chapters whose training has not had its full run yet. Their cells tagged `training` and `trained`
-# stand without output: never with that of a run on less data or fewer epochs.
-WITHOUT_RECORDING = ()
 TRAINING = {"training", "trained"}
 HEADINGS = {
     "alexnet": "# 1 深度卷积神经网络(AlexNet)|## AlexNet|### 模型设计|### 激活函数"
@@ -63,24 +61,16 @@ def test_file_is_what_colab_and_jupyter_expect(name):
 @chapters
 def test_every_cell_has_run_in_order(name):
     """Without counts nbval compares nothing and passes."""
-    counts = []
-    for cell in code(notebooks.read(name)):
-        if notebooks.tags(cell) & TRAINING and name in WITHOUT_RECORDING:
-            assert cell.execution_count is None and not cell.outputs, cell.id
-        else:
-            counts.append(cell.execution_count)
+    counts = [cell.execution_count for cell in code(notebooks.read(name))]
     assert counts == list(range(1, len(counts) + 1))
 
 
 @chapters
-def test_training_cells_are_recorded_or_listed(name):
+def test_the_training_cell_holds_the_recorded_run(name):
     notebook = notebooks.read(name)
     training = [cell for cell in code(notebook) if "training" in notebooks.tags(cell)]
     assert len(training) == 1
-    record = notebook.metadata.get("d2lmini")
-    if name in WITHOUT_RECORDING:
-        assert record is None, f"{name} is recorded now: take it out of WITHOUT_RECORDING"
-        return
+    record = notebook.metadata["d2lmini"]
     assert record["code_hash"] == notebooks.code_hash(notebook), "the record is of other code"
     stored = json.loads((ROOT / "recordings" / f"{name}.json").read_text("utf-8"))
     assert stored["record"] == record, "recordings/ and the notebook tell of two runs"
@@ -99,9 +89,37 @@ def test_text_tells_of_a_precision_that_the_training_cell_does_not_show(name):
     """tools/record.py hands it to the trainer; a reader who runs the cell gets the default."""
     notebook = notebooks.read(name)
     (text,) = (cell.source for cell in markdown(notebook) if cell.id == "compare-text")
-    precision = notebook.metadata.get("d2lmini", {}).get("precision")
+    precision = notebook.metadata["d2lmini"]["precision"]
     for other in ("bf16", "fp16"):
         assert (f"precision='{other}'" in text) == (precision == other), (name, precision)
+
+
+def test_nin_tells_how_its_starts_were_measured():
+    """recordings/nin-starts.json, written by benchmarks/nin_starts.py, in the chapter's words."""
+    measured = json.loads((ROOT / "recordings" / "nin-starts.json").read_text("utf-8"))
+    runs = measured["runs"]
+    assert measured["epochs"] == 2
+    assert [run["seed"] for run in runs] == list(range(len(runs)))
+    alive = [run["started"] for run in runs if run["died"] is None]
+    starts = [epoch for epoch in alive if epoch is not None]
+    outcomes = [
+        f"{sum(epoch <= 1 for epoch in starts)}个在第一轮起步",
+        f"{sum(epoch > 1 for epoch in starts)}个在第二轮起步",
+    ]
+    if None in alive:
+        outcomes.append(f"{alive.count(None)}个两轮都没有起步")
+    died = len(runs) - len(alive)
+    outcomes.append(f"{died}个死了" if died else "没有一个死掉")
+    told = (
+        f"用{len(runs)}个随机种子各训练了一次，到起步的那一轮结束为止，最多两轮："
+        + "，".join(outcomes)
+        + f"。把一轮分成五段，平均损失第一次低于{nin_starts.STARTED}的那一段，最早的结束于第"
+        f"{min(starts):.1f}轮，最晚的结束于第{max(starts):.1f}轮。"
+    )
+    (text,) = (
+        cell.source for cell in markdown(notebooks.read("nin")) if cell.id == "first-epoch-text"
+    )
+    assert told in text
 
 
 @chapters
