@@ -1,4 +1,4 @@
-"""The device to run on, and the environment that a chapter ran in."""
+"""The device to run on, its memory while training, and the environment a chapter ran in."""
 
 import contextlib
 import ctypes

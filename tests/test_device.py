@@ -122,7 +122,9 @@ start = held()
 with memory_kept("DEVICE"):
     faults()
     inside = held() - start, faults()
-print(*inside, held() - start, faults())
+after = held() - start
+torch.ones(2**27)  # larger than any gap that is left, so that it shows what is done with new memory
+print(*inside, after, held() - start)
 """
 PAGES_OF_A_TENSOR = 2**26 // os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else None
 
@@ -135,9 +137,9 @@ def test_a_cpu_keeps_its_memory_meanwhile_and_gives_it_back(name):
     for variable in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
         environment.pop(variable, None)
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    held_inside, faults_inside, held_after, faults_after = map(int, result.stdout.split())
+    held_inside, faults_inside, held_after, held_later = map(int, result.stdout.split())
     kept = name == "cpu"
     assert (held_inside > PAGES_OF_A_TENSOR / 2) == kept
     assert (faults_inside < PAGES_OF_A_TENSOR / 2) == kept
     assert held_after < PAGES_OF_A_TENSOR / 2
-    assert faults_after > PAGES_OF_A_TENSOR * 2, "memory is kept for good"
+    assert held_later < PAGES_OF_A_TENSOR / 2, "memory is kept for good"
