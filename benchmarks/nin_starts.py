@@ -64,7 +64,6 @@ def first_epochs(seed, arguments, device):
     torch.manual_seed(seed)
     net = notebooks.network_namespace("nin")["net"]
     train_iter, test_iter = d2l.load_data_fashion_mnist(arguments.batch_size, resize=side)
-    started = died = None
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         for num_epochs in range(1, arguments.epochs + 1):  # each goes on from the one before
             history = d2l.train_ch6(net, train_iter, test_iter, num_epochs, lr, device, seed=seed,
@@ -112,14 +111,19 @@ def describe(run):
     return f"seed {run['seed']}: {when}; at {epoch:.0f} loss {loss:.3f}, train acc {accuracy:.3f}"
 
 
-def summary(runs):
-    died = sum(run["died"] is not None for run in runs)
+def outcomes(runs):
+    """How many runs started in the first epoch, started later, died, and did neither."""
     alive = [run["started"] for run in runs if run["died"] is None]
-    neither = alive.count(None)
     first = sum(epoch <= 1 for epoch in alive if epoch is not None)
+    neither = alive.count(None)
+    return first, len(alive) - neither - first, len(runs) - len(alive), neither
+
+
+def summary(runs):
+    first, later, died, neither = outcomes(runs)
     return (
-        f"{len(runs)} seeds: {first} started in the first epoch, {len(alive) - neither - first} "
-        f"later, {died} died, {neither} neither"
+        f"{len(runs)} seeds: {first} started in the first epoch, {later} later, {died} died, "
+        f"{neither} neither"
     )
 
 

@@ -99,10 +99,10 @@ def memory_kept(device):
     system as soon as it is freed, and the system clears all pages before it hands them out again,
     which takes up to a third of the step. Afterwards everything that is free goes back.
     """
-    libc = ctypes.CDLL(None) if torch.device(device).type == "cpu" and _has_glibc() else None
-    if libc is None:
+    if torch.device(device).type != "cpu" or not _has_glibc():
         yield
         return
+    libc = ctypes.CDLL(None)
     libc.mallopt(MMAP_MAX, 0)  # no tensor in pages of its own, which go back at once
     libc.mallopt(TRIM_THRESHOLD, -1)
     try:

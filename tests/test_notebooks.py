@@ -100,16 +100,12 @@ def test_nin_tells_how_its_starts_were_measured():
     runs = measured["runs"]
     assert measured["epochs"] == 2
     assert [run["seed"] for run in runs] == list(range(len(runs)))
-    alive = [run["started"] for run in runs if run["died"] is None]
-    starts = [epoch for epoch in alive if epoch is not None]
-    outcomes = [
-        f"{sum(epoch <= 1 for epoch in starts)}个在第一轮起步",
-        f"{sum(epoch > 1 for epoch in starts)}个在第二轮起步",
-    ]
-    if None in alive:
-        outcomes.append(f"{alive.count(None)}个两轮都没有起步")
-    died = len(runs) - len(alive)
+    first, later, died, neither = nin_starts.outcomes(runs)
+    outcomes = [f"{first}个在第一轮起步", f"{later}个在第二轮起步"]
+    if neither:
+        outcomes.append(f"{neither}个两轮都没有起步")
     outcomes.append(f"{died}个死了" if died else "没有一个死掉")
+    starts = [run["started"] for run in runs if run["died"] is None and run["started"] is not None]
     told = (
         f"用{len(runs)}个随机种子各训练了一次，到起步的那一轮结束为止，最多两轮："
         + "，".join(outcomes)
