@@ -11,6 +11,7 @@ import numbers
 import re
 import tempfile
 import time
+import timeit
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ __all__ = ["History", "train_ch6"]
 
 POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
 SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
+# On a CPU a larger batch goes through the network in parts: as fast, in less memory.
+IMAGES_AT_ONCE = 64
 # What torch says of GPUs; of the CPU, on Windows too; of cuBLAS and cuDNN, also while autotuning.
 OUT_OF_MEMORY = (
     "out of memory|allocate memory|not enough memory|ALLOC_FAILED|unable to find an engine"
@@ -103,10 +106,12 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             goes on from it, to the same result as a run that was never cut off (bit for bit on a
             CPU; a GPU may pick other kernels).
         precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast),
-            "auto" (that of these two which the CUDA device multiplies fastest; bf16 on a CPU with
-            instructions for it; else as "tf32"), all in the fastest memory layout; or "fp32": the
-            reference's arithmetic in the reference's layout, on a CPU bit for bit (on CUDA d2l
-            leaves torch's TF32 convolutions on; here they are off).
+            "auto" (on CUDA that of these two which the device multiplies fastest; on a CPU bf16
+            where it multiplies that faster than fp32; else as "tf32"), all in the fastest memory
+            layout, and on a CPU a batch of more than 64 images in parts where its images do not
+            depend on each other; or "fp32": the reference's arithmetic in the reference's layout,
+            on a CPU bit for bit (on CUDA d2l leaves torch's TF32 convolutions on; here they are
+            off).
         caption: text under the plot.
 
     Returns:
@@ -174,6 +179,8 @@ class _Run:
                  seed):  # fmt: skip
         self.net, self.num_epochs, self.lr, self.device = net, num_epochs, float(lr), device
         self.layout = layout
+        in_parts = device.type == "cpu" and layout == torch.channels_last and _sees_one_image(net)
+        self.images_at_once = IMAGES_AT_ONCE if in_parts else math.inf
         self.train_iter, self.test_iter = (
             data_iter.on(device) if hasattr(data_iter, "on") else data_iter
             for data_iter in (train_iter, test_iter)
@@ -194,9 +201,9 @@ class _Run:
         self.net.train()
         started = time.perf_counter()
         for done, (X, y) in enumerate(self.train_iter, start=1):
-            with _explained_errors(f"a batch of shape {tuple(X.shape)}", len(X)):
-                loss, num_correct, num_alive = self._step(X, y, check_labels=done == 1)
-            sums.add(loss * len(y), num_correct, num_alive)
+            at_once = min(len(X), self.images_at_once)
+            with _explained_errors(f"a batch of shape {tuple(X.shape)}", at_once):
+                self._step(X, y, sums, check_labels=done == 1)
             num_samples += len(y)
             if done in points and done < num_batches:  # reading the sums waits for the device
                 history.stopped = _hopeless(sums, epoch + 1, self.lr)
@@ -233,11 +240,19 @@ class _Run:
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
         self._add_point(animator, point)
 
-    def _step(self, X, y, check_labels):
-        """Forward, backward, update; returns 0-d tensors on the device: loss and two counts."""
+    def _step(self, X, y, sums, check_labels):
+        """Forward, backward, update; adds to `sums`, without waiting for the device."""
+        self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
+        num_parts = max(1, math.ceil(len(X) / self.images_at_once))
+        for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
+            self._add_gradients(*part, len(y), sums, check_labels)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _add_gradients(self, X, y, batch_size, sums, check_labels):
+        """Forward and backward of a batch or a part of it, whose mean loss counts by its size."""
         labels = y
         X, y = to_device(X, self.device), to_device(y, self.device)
-        self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
         with self._autocast():
             logits = self.net(X)
         if logits.dim() != 2 or len(logits) != len(y):
@@ -249,10 +264,9 @@ class _Run:
         if check_labels or labels.device.type == "cpu":
             _check_labels(labels, logits.shape[1])
         loss = F.cross_entropy(logits.float(), y)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss.detach(), accuracy(logits.detach(), y), logits.detach().count_nonzero()
+        self.scaler.scale(loss * (len(y) / batch_size)).backward()
+        logits = logits.detach()
+        sums.add(loss.detach() * len(y), accuracy(logits, y), logits.count_nonzero())
 
     def _autocast(self):
         return torch.autocast(
@@ -314,6 +328,19 @@ def _init_xavier(module):
         nn.init.xavier_uniform_(module.weight)
 
 
+def _sees_one_image(net):
+    """Whether an image's scores are its own: batch normalisation mixes those of a batch.
+
+    Layers that have parameters or buffers, or could have (batch normalisation without any), must be
+    of the two kinds that are known.
+    """
+    return all(
+        isinstance(module, (nn.Linear, nn.Conv2d))
+        for module in net.modules()
+        if module._parameters or module._buffers
+    )
+
+
 def _resolve_precision(precision, device):
     """The arithmetic that `precision` stands for on `device`."""
     if precision not in (*AUTOCAST_DTYPES, "auto"):
@@ -324,14 +351,17 @@ def _resolve_precision(precision, device):
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "auto":
-        return "bf16" if device.type == "cpu" and _multiplies_bf16() else "fp32"
+        return "bf16" if device.type == "cpu" and _multiplies_bf16_faster() else "fp32"
     return "fp32" if precision == "tf32" and device.type != "cuda" else precision
 
 
-def _multiplies_bf16():
-    """Whether this CPU has instructions for bf16 products: without them bf16 gains nothing."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch cannot tell
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+def _multiplies_bf16_faster():
+    """Whether this CPU multiplies bf16 faster than fp32: with instructions for it, many do not."""
+    seconds = []
+    for dtype in (torch.bfloat16, torch.float32):
+        A = torch.ones(512, 512, dtype=dtype)
+        seconds.append(min(timeit.repeat(lambda A=A: A @ A, number=1, repeat=5)))
+    return seconds[0] < seconds[1]
 
 
 @contextlib.contextmanager

@@ -200,23 +200,69 @@ def test_only_fp16_scales_its_gradients(monkeypatch):
         assert math.isfinite(history.train_loss[0])
 
 
+def test_auto_takes_bf16_on_cpus_that_multiply_it_faster(monkeypatch):
+    seconds = {torch.bfloat16: [3.0, 2.0], torch.float32: [1.0, 1.5]}  # as a timer would find
+
+    def repeat(product, **arguments):
+        return seconds[product().dtype]
+
+    monkeypatch.setattr(train.timeit, "repeat", repeat)
+    assert run(small_net(), random_batches(2), precision="auto").precision == "fp32"
+    seconds[torch.bfloat16].append(0.5)
+    assert run(small_net(), random_batches(2), precision="auto").precision == "bf16"
+    assert run(small_net(), random_batches(2), precision="tf32").precision == "fp32"
+
+
+def parts_seen(net, batch_size, **arguments):
+    """Numbers of images that `net` is given at once in training, and all that it is given."""
+    seen = []
+
+    def note(net, args):
+        if net.training:
+            seen.append(len(args[0]))
+
+    net.register_forward_pre_hook(note)
+    run(net, random_batches(1, batch_size), **arguments)
+    return seen
+
+
+def test_a_cpu_takes_a_large_batch_in_parts():
+    assert parts_seen(small_net(), 64) == [64]
+    assert parts_seen(small_net(), 65) == [33, 32]
+    assert parts_seen(small_net(), 130) == [44, 44, 42]
+    assert parts_seen(small_net(), 130, precision="fp32") == [130]
+
+
+class OwnBatchNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, X):
+        return self.scale * (X - X.mean(0)) / (X.var(0) + 1e-5).sqrt()
+
+
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
+    "layer",
     [
-        ({"avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, "fp32"),
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": False}, "bf16"),
-        ({"avx512_f": True, "avx512_bf16": True, "amx_bf16": True}, "bf16"),
-        ({}, "fp32"),  # torch on another kind of processor
-        (None, "fp32"),  # a torch that cannot tell
+        nn.BatchNorm1d(3),
+        nn.BatchNorm1d(3, affine=False, track_running_stats=False),
+        nn.LazyBatchNorm1d(),
+        OwnBatchNorm(),
     ],
 )
-def test_auto_takes_bf16_on_cpus_that_multiply_it(monkeypatch, capabilities, expected):
-    if capabilities is None:
-        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    else:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert run(small_net(), random_batches(2), precision="auto").precision == expected
-    assert run(small_net(), random_batches(2), precision="tf32").precision == "fp32"
+def test_images_that_depend_on_each_other_stay_together(layer):
+    net = small_net().append(layer)
+    net(random_batches(1)[0][0])
+    assert parts_seen(net, 65) == [65]
+
+
+def test_a_batch_in_parts_trains_as_with_the_reference(reference):
+    """The parts count by their sizes, in the gradient and in the means."""
+    net = small_net()
+    net[6] = nn.Identity()  # a mask for each part is not the mask of the whole
+    batches = random_batches(5, batch_size=130)
+    assert_same_training(reference, net, batches, random_batches(1), 2, 0.1)
 
 
 def test_settings_of_the_gpu_are_put_back(monkeypatch):
