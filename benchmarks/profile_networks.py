@@ -2,9 +2,9 @@
 
     python benchmarks/profile_networks.py --networks googlenet --batch-size 32
 
-For each network one training step (forward, backward, SGD) of `--batch-size` random images is
-profiled after two unprofiled ones, in the precision that train_ch6 uses by default, first in the
-reference's memory layout (contiguous), then in train_ch6's (channels_last).
+For each network one step of train_ch6 (forward, backward, SGD) on `--batch-size` random images is
+profiled after three unprofiled ones: with precision="fp32", the reference's arithmetic and memory
+layout, and with the default.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,7 +23,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from against_d2l import SETTINGS, synchronize  # noqa: E402
 
+from d2lmini import train  # noqa: E402
+from d2lmini.arithmetic import Arithmetic  # noqa: E402
 from d2lmini.device import device_name, try_gpu  # noqa: E402
+from d2lmini.metrics import Accumulator  # noqa: E402
 from tools import notebooks  # noqa: E402
 
 
@@ -36,21 +38,18 @@ def main():
     parser.add_argument("--rows", type=int, default=6, help="operators listed for each network")
     arguments = parser.parse_args()
     device = torch.device(arguments.device) if arguments.device else try_gpu()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
     print(f"{device} ({device_name(device)}), torch {torch.__version__}")
     for name in arguments.networks:
-        for layout in ("contiguous", "channels_last"):
-            report(name, layout, device, arguments)
+        for precision in ("fp32", "tf32"):
+            report(name, precision, device, arguments)
 
 
-def report(name, layout, device, arguments):
+def report(name, precision, device, arguments):
     peak = matmul_rate(device)  # anew each time: the machine may have other work
-    flops, seconds, operators = profile_step(name, arguments.batch_size, device, layout)
+    flops, seconds, operators = profile_step(name, arguments.batch_size, device, precision)
     print(
-        f"{name}, {layout}: {arguments.batch_size / seconds:.1f} images/s in the step alone, "
-        f"{flops / arguments.batch_size / 1e9:.2f} GFLOP an image and step, "
+        f"{name}, precision={precision}: {arguments.batch_size / seconds:.1f} images/s in the step "
+        f"alone, {flops / arguments.batch_size / 1e9:.2f} GFLOP an image and step, "
         f"{flops / seconds / 1e9:.0f} GFLOP/s = {flops / seconds / peak:.0%} of the "
         f"{peak / 1e9:.0f} GFLOP/s of matrix products"
     )
@@ -82,32 +81,28 @@ def matmul_rate(device, size=None, repeats=5):
         )
 
 
-def profile_step(name, batch_size, device, layout):
+def profile_step(name, batch_size, device, precision):
     """FLOPs and seconds of a training step, and the operators by the time spent in themselves."""
     side, lr = SETTINGS[name]
-    net = notebooks.network_namespace(name)["net"]
-    for module in net.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            nn.init.xavier_uniform_(module.weight)
-    formats = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-    net.to(device, memory_format=formats[layout]).train()
-    optimizer = torch.optim.SGD(net.parameters(), lr)
     X = torch.rand(batch_size, 1, side, side, device=device)
     y = torch.arange(batch_size, device=device) % 10
+    net = notebooks.network_namespace(name)["net"]
+    arithmetic = Arithmetic(precision, device)
+    run = train._Run(net.to(device), [(X, y)], [(X, y)], 1, lr, arithmetic, seed=None)
+    net.apply(train._init_xavier).train()
 
     def step():
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(net(X), y).backward()
-        optimizer.step()
+        run._step(X, y, Accumulator(3), check_labels=False)
 
-    with FlopCounterMode(display=False) as counter:
-        step()
-    seconds = min(seconds_of(step, device) for _ in range(2))
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as profiler:
-        seconds_of(step, device)
+    with arithmetic.applied_to(net):
+        with FlopCounterMode(display=False) as counter:
+            step()
+        seconds = min(seconds_of(step, device) for _ in range(2))
+        with profile(activities=activities) as profiler:
+            seconds_of(step, device)
 
     def own_time(event):
         return event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total

@@ -2,6 +2,7 @@
 
 data      Fashion-MNIST as one tensor, PIL's pixels without worker processes
 train     train_ch6, with checkpoints and honest figures
+arithmetic  precision, memory layout and memory while training
 metrics   Timer, Accumulator, accuracy, evaluation
 animator  training curves updated in place
 draw      architecture figures drawn from the modules themselves

@@ -1,7 +1,5 @@
-"""The device to run on, its memory while training, and the environment a chapter ran in."""
+"""The device to run on, and the environment a chapter ran in."""
 
-import contextlib
-import ctypes
 import datetime
 import html
 import platform
@@ -11,8 +9,6 @@ from pathlib import Path
 import torch
 
 __all__ = ["environment", "try_gpu"]
-
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
 
 
 def try_gpu(i=0):
@@ -89,30 +85,3 @@ def _own_version():
         return metadata.version("d2lmini")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-@contextlib.contextmanager
-def memory_kept(device):
-    """On a CPU with glibc (Linux), keep freed memory meanwhile, for the tensors to come.
-
-    A training step fills gigabytes of new tensors. Left to itself glibc returns each of them to the
-    system as soon as it is freed, and the system clears all pages before it hands them out again,
-    which takes up to a third of the step. Afterwards everything that is free goes back.
-    """
-    if torch.device(device).type != "cpu" or not _has_glibc():
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(MMAP_MAX, 0)  # no tensor in pages of its own, which go back at once
-    libc.mallopt(TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:  # as glibc, which adapts itself, is after a large tensor or two
-        libc.mallopt(MMAP_MAX, 1 << 16)
-        libc.mallopt(MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(TRIM_THRESHOLD, 64 << 20)
-        libc.malloc_trim(0)
-
-
-def _has_glibc():
-    return platform.libc_ver()[0] == "glibc"

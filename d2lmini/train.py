@@ -1,4 +1,4 @@
-"""The trainer of the four chapters: `train_ch6`, its checks and its arithmetic.
+"""The trainer of the four chapters: `train_ch6` and its checks.
 
 It computes what the reference's `train_ch6` (d2l 0.17.0) computes: Xavier-uniform weights (Glorot
 and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
@@ -11,7 +11,6 @@ import numbers
 import re
 import tempfile
 import time
-import timeit
 from pathlib import Path
 
 import torch
@@ -20,22 +19,20 @@ from torch.nn import functional as F
 
 from d2lmini import checkpoint as checkpoints
 from d2lmini.animator import Animator
-from d2lmini.device import memory_kept, try_gpu
+from d2lmini.arithmetic import Arithmetic
+from d2lmini.device import try_gpu
 from d2lmini.metrics import Accumulator, accuracy, evaluate_accuracy_gpu, to_device
 
 __all__ = ["History", "train_ch6"]
 
 POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
 SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
-# On a CPU a larger batch goes through the network in parts: as fast, in less memory.
-IMAGES_AT_ONCE = 64
 # What torch says of GPUs; of the CPU, on Windows too; of cuBLAS and cuDNN, also while autotuning.
 OUT_OF_MEMORY = (
     "out of memory|allocate memory|not enough memory|ALLOC_FAILED|unable to find an engine"
 )
 # Of Linear, convolution and pooling, when an image is too small or too large for the layers.
 WRONG_IMAGE_SIZE = "shapes cannot be multiplied|Kernel size can't be|Output size is too small"
-AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclasses.dataclass
@@ -124,11 +121,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     """
     _check_arguments(net, num_epochs, lr)
     device = torch.device(device) if device is not None else try_gpu()
-    layout = torch.contiguous_format  # the reference's
-    # Convolutions on CPUs and on tensor cores are faster with the channels innermost.
-    if precision != "fp32" and device.type in ("cpu", "cuda"):
-        layout = torch.channels_last
-    precision = _resolve_precision(precision, device)
+    arithmetic = Arithmetic(precision, device)
     if checkpoint is not None:
         _check_writable(checkpoint)
     if seed is not None:
@@ -138,7 +131,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     batch_size = getattr(train_iter, "batch_size", None)
     with _explained_errors("the data set", batch_size):
         net.to(device)
-        run = _Run(net, train_iter, test_iter, num_epochs, lr, device, precision, layout, seed)
+        run = _Run(net, train_iter, test_iter, num_epochs, lr, arithmetic, seed)
     if checkpoint is not None:
         state = checkpoints.load(checkpoint, run.settings())
         if state is not None:
@@ -151,11 +144,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         animator.add(epoch, values, redraw=False)
     animator.redraw()
     try:
-        with (
-            _explained_errors("the data set", batch_size),
-            _fast_arithmetic(net, device, precision, layout),
-            memory_kept(device),
-        ):
+        with _explained_errors("the data set", batch_size), arithmetic.applied_to(net):
             while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
                 run.train_epoch(animator)
                 if checkpoint is not None and run.history.stopped is None:
@@ -175,21 +164,20 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
 class _Run:
     """One training run: the network, its data, and what has been measured so far."""
 
-    def __init__(self, net, train_iter, test_iter, num_epochs, lr, device, precision, layout,
-                 seed):  # fmt: skip
-        self.net, self.num_epochs, self.lr, self.device = net, num_epochs, float(lr), device
-        self.layout = layout
-        in_parts = device.type == "cpu" and layout == torch.channels_last and _sees_one_image(net)
-        self.images_at_once = IMAGES_AT_ONCE if in_parts else math.inf
+    def __init__(self, net, train_iter, test_iter, num_epochs, lr, arithmetic, seed):
+        self.net, self.num_epochs, self.lr = net, num_epochs, float(lr)
+        self.arithmetic, self.device = arithmetic, arithmetic.device
+        self.images_at_once = arithmetic.images_at_once(net)
         self.train_iter, self.test_iter = (
-            data_iter.on(device) if hasattr(data_iter, "on") else data_iter
+            data_iter.on(self.device) if hasattr(data_iter, "on") else data_iter
             for data_iter in (train_iter, test_iter)
         )
-        self.autocast_dtype = AUTOCAST_DTYPES[precision]
         parameters = [p for p in net.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(parameters, self.lr, fused=device.type == "cuda" or None)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        self.history = History(str(device), precision, seed)
+        on_cuda = self.device.type == "cuda"
+        self.optimizer = torch.optim.SGD(parameters, self.lr, fused=on_cuda or None)
+        scales = arithmetic.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
+        self.history = History(str(self.device), arithmetic.precision, seed)
         self.last_redraw = time.perf_counter()
 
     def train_epoch(self, animator):
@@ -229,7 +217,7 @@ class _Run:
             return
         trained = time.perf_counter()
         batch_size = getattr(self.test_iter, "batch_size", None)
-        with self._autocast(), _explained_errors("the images of test_iter", batch_size):
+        with self.arithmetic.autocast(), _explained_errors("the images of test_iter", batch_size):
             test_acc = evaluate_accuracy_gpu(self.net, self.test_iter, self.device)
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
@@ -253,7 +241,7 @@ class _Run:
         """Forward and backward of a batch or a part of it, whose mean loss counts by its size."""
         labels = y
         X, y = to_device(X, self.device), to_device(y, self.device)
-        with self._autocast():
+        with self.arithmetic.autocast():
             logits = self.net(X)
         if logits.dim() != 2 or len(logits) != len(y):
             raise ValueError(
@@ -267,11 +255,6 @@ class _Run:
         self.scaler.scale(loss * (len(y) / batch_size)).backward()
         logits = logits.detach()
         sums.add(loss.detach() * len(y), accuracy(logits, y), logits.count_nonzero())
-
-    def _autocast(self):
-        return torch.autocast(
-            self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None
-        )
 
     def _add_point(self, animator, point, status=None):
         self.history.curve.append(point)
@@ -289,7 +272,7 @@ class _Run:
             ),
             "lr": self.lr,
             "precision": self.history.precision,
-            "memory layout": str(self.layout),
+            "memory layout": str(self.arithmetic.layout),
             "seed": self.history.seed,
             "batch size": getattr(self.train_iter, "batch_size", None),
             "image size": getattr(self.train_iter, "resize", None),
@@ -326,68 +309,6 @@ class _Run:
 def _init_xavier(module):
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.xavier_uniform_(module.weight)
-
-
-def _sees_one_image(net):
-    """Whether an image's scores are its own: batch normalisation mixes those of a batch.
-
-    Layers that have parameters or buffers, or could have (batch normalisation without any), must be
-    of the two kinds that are known.
-    """
-    return all(
-        isinstance(module, (nn.Linear, nn.Conv2d))
-        for module in net.modules()
-        if module._parameters or module._buffers
-    )
-
-
-def _resolve_precision(precision, device):
-    """The arithmetic that `precision` stands for on `device`."""
-    if precision not in (*AUTOCAST_DTYPES, "auto"):
-        raise ValueError(
-            f"precision must be one of {', '.join(AUTOCAST_DTYPES)} or auto, got {precision!r}"
-        )
-    if precision == "auto" and device.type == "cuda":
-        with torch.cuda.device(device):
-            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "auto":
-        return "bf16" if device.type == "cpu" and _multiplies_bf16_faster() else "fp32"
-    return "fp32" if precision == "tf32" and device.type != "cuda" else precision
-
-
-def _multiplies_bf16_faster():
-    """Whether this CPU multiplies bf16 faster than fp32: with instructions for it, many do not."""
-    seconds = []
-    for dtype in (torch.bfloat16, torch.float32):
-        A = torch.ones(512, 512, dtype=dtype)
-        seconds.append(min(timeit.repeat(lambda A=A: A @ A, number=1, repeat=5)))
-    return seconds[0] < seconds[1]
-
-
-@contextlib.contextmanager
-def _fast_arithmetic(net, device, precision, layout):
-    """Memory layout and product precision for the device, put back afterwards."""
-    nothing = contextlib.nullcontext()
-    net.to(memory_format=layout)
-    try:
-        with _cuda_arithmetic(precision != "fp32") if device.type == "cuda" else nothing:
-            yield
-    finally:
-        with contextlib.suppress(torch.OutOfMemoryError):  # the first one tells what to do
-            net.to(memory_format=torch.contiguous_format)
-
-
-@contextlib.contextmanager
-def _cuda_arithmetic(tf32):
-    cudnn, matmul_precision = torch.backends.cudnn, torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        with cudnn.flags(
-            enabled=True, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=tf32
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul_precision)
 
 
 def _length(data_iter):

@@ -200,19 +200,6 @@ def test_only_fp16_scales_its_gradients(monkeypatch):
         assert math.isfinite(history.train_loss[0])
 
 
-def test_auto_takes_bf16_on_cpus_that_multiply_it_faster(monkeypatch):
-    seconds = {torch.bfloat16: [3.0, 2.0], torch.float32: [1.0, 1.5]}  # as a timer would find
-
-    def repeat(product, **arguments):
-        return seconds[product().dtype]
-
-    monkeypatch.setattr(train.timeit, "repeat", repeat)
-    assert run(small_net(), random_batches(2), precision="auto").precision == "fp32"
-    seconds[torch.bfloat16].append(0.5)
-    assert run(small_net(), random_batches(2), precision="auto").precision == "bf16"
-    assert run(small_net(), random_batches(2), precision="tf32").precision == "fp32"
-
-
 def parts_seen(net, batch_size, **arguments):
     """Numbers of images that `net` is given at once in training, and all that it is given."""
     seen = []
@@ -265,42 +252,24 @@ def test_a_batch_in_parts_trains_as_with_the_reference(reference):
     assert_same_training(reference, net, batches, random_batches(1), 2, 0.1)
 
 
-def test_settings_of_the_gpu_are_put_back(monkeypatch):
-    cudnn = torch.backends.cudnn
-    before = (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32)
-    with (
-        contextlib.suppress(KeyError),
-        train._fast_arithmetic(small_net(), torch.device("cuda"), "tf32", torch.channels_last),
-    ):
-        assert torch.get_float32_matmul_precision() == "high"
-        assert cudnn.enabled and cudnn.benchmark and cudnn.allow_tf32
-        raise KeyError
-    assert (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32) == before
-    monkeypatch.setattr(cudnn, "deterministic", True)  # a reader's wish
-    with train._fast_arithmetic(small_net(), torch.device("cuda"), "fp32", torch.contiguous_format):
-        assert cudnn.deterministic
-        assert torch.get_float32_matmul_precision() == "highest"
-        assert not cudnn.allow_tf32
-    assert (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32) == before
-
-
-def test_memory_is_kept_while_training_only(monkeypatch):
-    kept = []
+def test_settings_of_the_device_are_those_of_training_only(monkeypatch):
+    applied_to = []
 
     @contextlib.contextmanager
-    def memory_kept(device):
-        kept.append(device)
+    def apply(self, net):
+        applied_to.append(net)
         yield
-        kept.clear()
+        applied_to.clear()
 
     class Watching(nn.Module):
         def forward(self, X):
-            assert kept == [torch.device("cpu")]
+            assert applied_to == [net]
             return X
 
-    monkeypatch.setattr(train, "memory_kept", memory_kept)
-    run(nn.Sequential(Watching(), small_net()), random_batches())
-    assert kept == []
+    monkeypatch.setattr(train.Arithmetic, "applied_to", apply)
+    net = nn.Sequential(Watching(), small_net())
+    run(net, random_batches())
+    assert applied_to == []
 
 
 def test_weights_are_in_the_ordinary_layout_again():
