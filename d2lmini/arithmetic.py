@@ -51,7 +51,7 @@ class Arithmetic:
     def images_at_once(self, net):
         """How many images of a batch go through `net` together in training."""
         in_parts = self.device.type == "cpu" and self.layout == torch.channels_last
-        return IMAGES_AT_ONCE if in_parts and _sees_one_image(net) else math.inf
+        return IMAGES_AT_ONCE if in_parts and _images_are_independent(net) else math.inf
 
     @contextlib.contextmanager
     def applied_to(self, net):
@@ -86,11 +86,11 @@ def _multiplies_bf16_faster():
     return seconds[0] < seconds[1]
 
 
-def _sees_one_image(net):
-    """Whether an image's scores are its own: batch normalisation mixes those of a batch.
+def _images_are_independent(net):
+    """Whether an image's scores do not depend on the rest of its batch, as batch norm's do.
 
-    Layers that have parameters or buffers, or could have (batch normalisation without any), must be
-    of the two kinds that are known.
+    Every layer that has parameters or buffers, or could have, must be of the two kinds known here;
+    a function that mixes the images without any would not be noticed.
     """
     return all(
         isinstance(module, (nn.Linear, nn.Conv2d))

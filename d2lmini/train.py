@@ -230,8 +230,12 @@ class _Run:
 
     def _step(self, X, y, sums, check_labels):
         """Forward, backward, update; adds to `sums`, without waiting for the device."""
+        if len(X) != len(y) or len(X) == 0:
+            raise ValueError(
+                f"a batch has {len(X)} images and {len(y)} labels, not as many, or none"
+            )
         self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
-        num_parts = max(1, math.ceil(len(X) / self.images_at_once))
+        num_parts = math.ceil(len(X) / self.images_at_once) or 1
         for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
             self._add_gradients(*part, len(y), sums, check_labels)
         self.scaler.step(self.optimizer)

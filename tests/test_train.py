@@ -511,6 +511,14 @@ def test_images_too_small_for_the_network():
         run(net, random_batches())
 
 
+@pytest.mark.parametrize("num_labels", [0, 1, 3, 4])
+@pytest.mark.parametrize("num_images", [0, 66])
+def test_batches_without_a_label_for_each_image(num_images, num_labels):
+    batch = (torch.rand(num_images, 1, 8, 8), torch.zeros(num_labels, dtype=torch.int64))
+    with pytest.raises(ValueError, match=f"{num_images} images and {num_labels} labels"):
+        run(small_net(), [batch])
+
+
 def test_scores_of_a_wrong_shape():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1))  # no Flatten
     with pytest.raises(ValueError, match=r"\(4, num_classes\).*got \(4, 3, 1, 1\)"):
