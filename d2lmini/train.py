@@ -232,7 +232,8 @@ class _Run:
         """Forward, backward, update; adds to `sums`, without waiting for the device."""
         if len(X) != len(y) or len(X) == 0:
             raise ValueError(
-                f"a batch has {len(X)} images and {len(y)} labels, not as many, or none"
+                "a batch needs at least one image, and a label for each; got "
+                f"{len(X)} images and {len(y)} labels"
             )
         self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
         num_parts = math.ceil(len(X) / self.images_at_once) or 1
