@@ -236,7 +236,7 @@ class _Run:
                 f"{len(X)} images and {len(y)} labels"
             )
         self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
-        num_parts = math.ceil(len(X) / self.images_at_once) or 1
+        num_parts = math.ceil(len(X) / self.images_at_once) or 1  # of no limit
         for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
             self._add_gradients(*part, len(y), sums, check_labels)
         self.scaler.step(self.optimizer)
