@@ -42,6 +42,7 @@ class Arithmetic:
         if precision == "auto":
             precision = _fastest_precision(device)
         self.precision = "fp32" if precision == "tf32" and device.type != "cuda" else precision
+        self._keeps_memory = device.type == "cpu" and platform.libc_ver()[0] == "glibc"
 
     def autocast(self):
         """The context in which the network's forward pass runs."""
@@ -53,13 +54,18 @@ class Arithmetic:
         in_parts = self.device.type == "cpu" and self.layout == torch.channels_last
         return IMAGES_AT_ONCE if in_parts and _images_are_independent(net) else math.inf
 
+    def release_memory(self):
+        """Give back what `applied_to` keeps, where tensors of other sizes would not fit into it."""
+        if self._keeps_memory:
+            ctypes.CDLL(None).malloc_trim(0)
+
     @contextlib.contextmanager
     def applied_to(self, net):
         """Training's memory layout and settings of the device, put back afterwards."""
         on_device = contextlib.nullcontext()
         if self.device.type == "cuda":
             on_device = _cuda_products(tf32=self.precision != "fp32")
-        elif self.device.type == "cpu" and platform.libc_ver()[0] == "glibc":
+        elif self._keeps_memory:
             on_device = _memory_kept()
         net.to(memory_format=self.layout)
         try:

@@ -216,6 +216,7 @@ class _Run:
         if history.stopped:
             return
         trained = time.perf_counter()
+        self.arithmetic.release_memory()  # evaluation, of whole batches, would need more besides
         batch_size = getattr(self.test_iter, "batch_size", None)
         with self.arithmetic.autocast(), _explained_errors("the images of test_iter", batch_size):
             test_acc = evaluate_accuracy_gpu(self.net, self.test_iter, self.device)

@@ -71,12 +71,16 @@ def held():  # pages
 
 faults()
 start = held()
-with Arithmetic("tf32", torch.device("DEVICE")).applied_to(torch.nn.Identity()):
+arithmetic = Arithmetic("tf32", torch.device("DEVICE"))
+with arithmetic.applied_to(torch.nn.Identity()):
     faults()
     inside = held() - start, faults()
+    arithmetic.release_memory()
+    released = held() - start
+    faults()
 after = held() - start
 torch.ones(2**27)  # larger than any gap that is left, so that it shows what is done with new memory
-print(*inside, after, held() - start)
+print(*inside, released, after, held() - start)
 """
 PAGES_OF_A_TENSOR = 2**26 // os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else None
 
@@ -89,9 +93,11 @@ def test_a_cpu_keeps_its_memory_meanwhile_and_gives_it_back(name):
     for variable in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
         environment.pop(variable, None)
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    held_inside, faults_inside, held_after, held_later = map(int, result.stdout.split())
+    numbers = map(int, result.stdout.split())
+    held_inside, faults_inside, held_released, held_after, held_later = numbers
     kept = name == "cpu"
     assert (held_inside > PAGES_OF_A_TENSOR / 2) == kept
     assert (faults_inside < PAGES_OF_A_TENSOR / 2) == kept
+    assert held_released < PAGES_OF_A_TENSOR / 2
     assert held_after < PAGES_OF_A_TENSOR / 2
     assert held_later < PAGES_OF_A_TENSOR / 2, "memory is kept for good"

@@ -272,6 +272,17 @@ def test_settings_of_the_device_are_those_of_training_only(monkeypatch):
     assert applied_to == []
 
 
+def test_memory_that_training_kept_is_released_before_each_evaluation(monkeypatch):
+    calls = []
+    evaluate = train.evaluate_accuracy_gpu
+    monkeypatch.setattr(train.Arithmetic, "release_memory", lambda self: calls.append("release"))
+    monkeypatch.setattr(
+        train, "evaluate_accuracy_gpu", lambda *args: calls.append("evaluate") or evaluate(*args)
+    )
+    run(small_net(), random_batches(), num_epochs=2)
+    assert calls == ["release", "evaluate"] * 2
+
+
 def test_weights_are_in_the_ordinary_layout_again():
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
     strides = []
