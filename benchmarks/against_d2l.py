@@ -97,17 +97,13 @@ def prepare_data(folder):
 
     d2l reads ../data, so its working folder is folder/work; this package is given folder/data.
     """
-    from d2lmini.data import load_data_fashion_mnist  # finds, downloads and checks the files
+    from d2lmini.data import find_files, load_data_fashion_mnist
 
-    load_data_fashion_mnist(1)
-    from d2lmini import data
-
+    load_data_fashion_mnist(1)  # checks the files
     raw = folder / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     (folder / "work").mkdir()
-    root = Path(os.environ.get("D2LMINI_DATA") or data._cache_folder()).expanduser()
-    for name in data.CHECKSUMS:
-        source = data._find_or_download(name, root)
+    for name, source in find_files().items():
         shutil.copy(source, raw / name)
         with gzip.open(source) as packed, open(raw / name.removesuffix(".gz"), "wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)

@@ -23,10 +23,10 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from against_d2l import SETTINGS, synchronize  # noqa: E402
 
-from d2lmini import train  # noqa: E402
-from d2lmini.arithmetic import Arithmetic  # noqa: E402
-from d2lmini.device import device_name, try_gpu  # noqa: E402
+from d2lmini.device import device_name, memory_kept, try_gpu  # noqa: E402
 from d2lmini.metrics import Accumulator  # noqa: E402
+from d2lmini.precision import Precision  # noqa: E402
+from d2lmini.train import TrainingRun, init_xavier  # noqa: E402
 from tools import notebooks  # noqa: E402
 
 
@@ -87,17 +87,17 @@ def profile_step(name, batch_size, device, precision):
     X = torch.rand(batch_size, 1, side, side, device=device)
     y = torch.arange(batch_size, device=device) % 10
     net = notebooks.network_namespace(name)["net"]
-    arithmetic = Arithmetic(precision, device)
-    run = train._Run(net.to(device), [(X, y)], [(X, y)], 1, lr, arithmetic, seed=None)
-    net.apply(train._init_xavier).train()
+    precision = Precision(precision, device)
+    run = TrainingRun(net.to(device), [(X, y)], [(X, y)], 1, lr, precision, seed=None)
+    net.apply(init_xavier).train()
 
     def step():
-        run._step(X, y, Accumulator(3), check_labels=False)
+        run.step(X, y, Accumulator(3), check_labels=False)
 
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
-    with arithmetic.applied_to(net):
+    with memory_kept(device), precision.applied_to(net):
         with FlopCounterMode(display=False) as counter:
             step()
         seconds = min(seconds_of(step, device) for _ in range(2))

@@ -4,7 +4,7 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from d2lmini.svg import Picture, figure_svg
+from d2lmini.figures.inline_svg import InlineFigure, figure_svg
 
 __all__ = ["Animator"]
 
@@ -76,7 +76,7 @@ class Animator:
         self._draw()
         caption = "  |  ".join(filter(None, (self.caption, status)))
         svg = figure_svg(self.fig, alt=self._description(), caption=caption)
-        picture = Picture(svg, alt=self._description(), caption=caption)
+        picture = InlineFigure(svg, alt=self._description(), caption=caption)
         if self._display is None:
             self._display = display(picture, display_id=True)
         else:

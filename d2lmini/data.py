@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.utils import download_url
 
-__all__ = ["ImageIterator", "get_fashion_mnist_labels", "load_data_fashion_mnist"]
+__all__ = ["ImageIterator", "find_files", "get_fashion_mnist_labels", "load_data_fashion_mnist"]
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 DOWNLOAD_CHECKSUMS = dict(FashionMNIST.resources)  # of the published .gz files, by file name
@@ -70,8 +70,7 @@ def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=Non
     _check_positive("batch_size", batch_size)
     if resize is not None:
         _check_positive("resize", resize)
-    root = Path(root or os.environ.get("D2LMINI_DATA") or _cache_folder()).expanduser()
-    files = {name: _find_or_download(name, root) for name in CHECKSUMS}
+    files = find_files(root)
     iterators = []
     for split in ("train", "t10k"):
         images_file, labels_file = (
@@ -183,13 +182,17 @@ def _pil_taps(size_in, size_out, device):
     return positions.clamp(max=size_in - 1).long().to(device), weights.to(device)
 
 
-def _cache_folder():
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d2lmini"
-
-
 def _check_positive(name, value):
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive int, got {value!r}")
+
+
+def find_files(root=None):
+    """The path of each of the four .gz files by its name; `root` and errors as in
+    `load_data_fashion_mnist`, but the files are not looked into."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d2lmini"
+    root = Path(root or os.environ.get("D2LMINI_DATA") or cache).expanduser()
+    return {name: _find_or_download(name, root) for name in CHECKSUMS}
 
 
 def _find_or_download(name, root):

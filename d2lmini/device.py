@@ -1,5 +1,7 @@
-"""The device to run on, and the environment a chapter ran in."""
+"""The device to run on, its memory, and the environment a chapter ran in."""
 
+import contextlib
+import ctypes
 import datetime
 import html
 import platform
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["environment", "try_gpu"]
+__all__ = ["device_name", "device_of", "environment", "memory_kept", "release_memory", "try_gpu"]
+
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
 
 
 def try_gpu(i=0):
@@ -24,6 +28,44 @@ def try_gpu(i=0):
     if i == 0 and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def device_of(net):
+    """The device of the network's first parameter; the CPU for one without parameters."""
+    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def memory_kept(device):
+    """Have glibc keep freed memory meanwhile, for the tensors to come; nothing but on a CPU.
+
+    A training step fills gigabytes of new tensors. Left to itself glibc returns each of them to the
+    system as soon as it is freed, and the system clears all pages before it hands them out again,
+    which takes up to a third of the step. Afterwards everything that is free goes back.
+    """
+    if not _uses_glibc(device):
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(MMAP_MAX, 0)  # no tensor in pages of its own, which go back at once
+    libc.mallopt(TRIM_THRESHOLD, -1)
+    try:
+        yield
+    finally:  # as glibc, which adapts itself, is after a large tensor or two
+        libc.mallopt(MMAP_MAX, 1 << 16)
+        libc.mallopt(MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(TRIM_THRESHOLD, 64 << 20)
+        libc.malloc_trim(0)
+
+
+def release_memory(device):
+    """Give back what `memory_kept` keeps, where tensors of other sizes would not fit into it."""
+    if _uses_glibc(device):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _uses_glibc(device):
+    return device.type == "cpu" and platform.libc_ver()[0] == "glibc"
 
 
 def environment():

@@ -9,6 +9,8 @@ import time
 
 import torch
 
+from d2lmini.device import device_of
+
 __all__ = ["Accumulator", "Timer", "accuracy", "evaluate_accuracy_gpu"]
 
 
@@ -107,7 +109,7 @@ def evaluate_accuracy_gpu(net, data_iter, device=None):
         ValueError: `data_iter` yields nothing.
     """
     if device is None:
-        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        device = device_of(net)
     num_correct, num_samples = Accumulator(1), 0
     with evaluation_mode(net), torch.no_grad():
         for X, y in batches_on(data_iter, device):

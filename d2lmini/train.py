@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from d2lmini import checkpoint as checkpoints
 from d2lmini.animator import Animator
-from d2lmini.arithmetic import Arithmetic
-from d2lmini.device import try_gpu
+from d2lmini.device import memory_kept, release_memory, try_gpu
 from d2lmini.metrics import Accumulator, accuracy, evaluate_accuracy_gpu, to_device
+from d2lmini.precision import Precision
 
 __all__ = ["History", "train_ch6"]
 
@@ -121,17 +121,17 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     """
     _check_arguments(net, num_epochs, lr)
     device = torch.device(device) if device is not None else try_gpu()
-    arithmetic = Arithmetic(precision, device)
+    precision = Precision(precision, device)
     if checkpoint is not None:
         _check_writable(checkpoint)
     if seed is not None:
         seed = int(seed)  # of NumPy's integers too, which a checkpoint could not be read with
         torch.manual_seed(seed)
-    net.cpu().apply(_init_xavier)  # there, so that a seed gives the same weights everywhere
+    net.cpu().apply(init_xavier)  # there, so that a seed gives the same weights everywhere
     batch_size = getattr(train_iter, "batch_size", None)
     with _explained_errors("the data set", batch_size):
         net.to(device)
-        run = _Run(net, train_iter, test_iter, num_epochs, lr, arithmetic, seed)
+        run = TrainingRun(net, train_iter, test_iter, num_epochs, lr, precision, seed)
     if checkpoint is not None:
         state = checkpoints.load(checkpoint, run.settings())
         if state is not None:
@@ -144,7 +144,11 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         animator.add(epoch, values, redraw=False)
     animator.redraw()
     try:
-        with _explained_errors("the data set", batch_size), arithmetic.applied_to(net):
+        with (
+            _explained_errors("the data set", batch_size),
+            memory_kept(device),
+            precision.applied_to(net),
+        ):
             while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
                 run.train_epoch(animator)
                 if checkpoint is not None and run.history.stopped is None:
@@ -161,13 +165,16 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     return run.history
 
 
-class _Run:
-    """One training run: the network, its data, and what has been measured so far."""
+class TrainingRun:
+    """One training run: the network, its data, and what has been measured so far.
 
-    def __init__(self, net, train_iter, test_iter, num_epochs, lr, arithmetic, seed):
+    `train_ch6` drives it; its arguments are explained there, `precision` is a `Precision`.
+    """
+
+    def __init__(self, net, train_iter, test_iter, num_epochs, lr, precision, seed):
         self.net, self.num_epochs, self.lr = net, num_epochs, float(lr)
-        self.arithmetic, self.device = arithmetic, arithmetic.device
-        self.images_at_once = arithmetic.images_at_once(net)
+        self.precision, self.device = precision, precision.device
+        self.images_at_once = precision.images_at_once(net)
         self.train_iter, self.test_iter = (
             data_iter.on(self.device) if hasattr(data_iter, "on") else data_iter
             for data_iter in (train_iter, test_iter)
@@ -175,9 +182,9 @@ class _Run:
         parameters = [p for p in net.parameters() if p.requires_grad]
         on_cuda = self.device.type == "cuda"
         self.optimizer = torch.optim.SGD(parameters, self.lr, fused=on_cuda or None)
-        scales = arithmetic.precision == "fp16"
+        scales = precision.name == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
-        self.history = History(str(self.device), arithmetic.precision, seed)
+        self.history = History(str(self.device), precision.name, seed)
         self.last_redraw = time.perf_counter()
 
     def train_epoch(self, animator):
@@ -191,7 +198,7 @@ class _Run:
         for done, (X, y) in enumerate(self.train_iter, start=1):
             at_once = min(len(X), self.images_at_once)
             with _explained_errors(f"a batch of shape {tuple(X.shape)}", at_once):
-                self._step(X, y, sums, check_labels=done == 1)
+                self.step(X, y, sums, check_labels=done == 1)
             num_samples += len(y)
             if done in points and done < num_batches:  # reading the sums waits for the device
                 history.stopped = _hopeless(sums, epoch + 1, self.lr)
@@ -216,9 +223,9 @@ class _Run:
         if history.stopped:
             return
         trained = time.perf_counter()
-        self.arithmetic.release_memory()  # evaluation, of whole batches, would need more besides
+        release_memory(self.device)  # evaluation, of whole batches, would need more besides
         batch_size = getattr(self.test_iter, "batch_size", None)
-        with self.arithmetic.autocast(), _explained_errors("the images of test_iter", batch_size):
+        with self.precision.autocast(), _explained_errors("the images of test_iter", batch_size):
             test_acc = evaluate_accuracy_gpu(self.net, self.test_iter, self.device)
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
@@ -229,8 +236,12 @@ class _Run:
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
         self._add_point(animator, point)
 
-    def _step(self, X, y, sums, check_labels):
-        """Forward, backward, update; adds to `sums`, without waiting for the device."""
+    def step(self, X, y, sums, check_labels):
+        """Forward, backward, update for one batch, without waiting for the device.
+
+        `sums`, an `Accumulator(3)`, gets the loss summed over the images, the number of correct
+        predictions, and that of the scores that are not 0.
+        """
         if len(X) != len(y) or len(X) == 0:
             raise ValueError(
                 "a batch needs at least one image, and a label for each; got "
@@ -247,7 +258,7 @@ class _Run:
         """Forward and backward of a batch or a part of it, whose mean loss counts by its size."""
         labels = y
         X, y = to_device(X, self.device), to_device(y, self.device)
-        with self.arithmetic.autocast():
+        with self.precision.autocast():
             logits = self.net(X)
         if logits.dim() != 2 or len(logits) != len(y):
             raise ValueError(
@@ -278,7 +289,7 @@ class _Run:
             ),
             "lr": self.lr,
             "precision": self.history.precision,
-            "memory layout": str(self.arithmetic.layout),
+            "memory layout": str(self.precision.layout),
             "seed": self.history.seed,
             "batch size": getattr(self.train_iter, "batch_size", None),
             "image size": getattr(self.train_iter, "resize", None),
@@ -312,7 +323,8 @@ class _Run:
             self.train_iter.generator.set_state(state["order"])
 
 
-def _init_xavier(module):
+def init_xavier(module):
+    """Xavier-uniform weights for a Linear or Conv2d; for `net.apply`."""
     if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.xavier_uniform_(module.weight)
 
@@ -333,7 +345,7 @@ def _time_left(history, num_epochs, epoch_seconds, epoch_done):
 
 
 def _hopeless(sums, epoch, lr):
-    """Why more training cannot help, or None; `sums` as in `_Run.train_epoch`."""
+    """Why more training cannot help, or None; `sums` as in `TrainingRun.train_epoch`."""
     if not math.isfinite(sums[0]):
         return (
             f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a smaller "

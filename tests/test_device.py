@@ -1,6 +1,10 @@
-"""The choice of a device, and the table of what a chapter ran on."""
+"""The choice of a device, its memory, and the table of what a chapter ran on."""
 
 import datetime
+import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -99,3 +103,52 @@ def test_environment_without_an_installed_package(monkeypatch):
 
     monkeypatch.setattr(device.metadata, "version", missing)
     assert environment()["d2lmini"] == "not installed"
+
+
+# --- memory while training ----------------------------------------------------------------------
+
+PROGRAM = """
+import resource, torch
+from d2lmini.device import memory_kept, release_memory
+
+def faults():  # of filling four tensors of 64 MiB one after another
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def held():  # pages
+    return int(open("/proc/self/statm").read().split()[1])
+
+faults()
+start = held()
+device = torch.device("DEVICE")
+with memory_kept(device):
+    faults()
+    inside = held() - start, faults()
+    release_memory(device)
+    released = held() - start
+    faults()
+after = held() - start
+torch.ones(2**27)  # larger than any gap that is left, so that it shows what is done with new memory
+print(*inside, released, after, held() - start)
+"""
+PAGES_OF_A_TENSOR = 2**26 // os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this system has no glibc to tell")
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_a_cpu_keeps_its_memory_meanwhile_and_gives_it_back(name):
+    command = [sys.executable, "-c", PROGRAM.replace("DEVICE", name)]
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0"}
+    for variable in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+        environment.pop(variable, None)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    numbers = map(int, result.stdout.split())
+    held_inside, faults_inside, held_released, held_after, held_later = numbers
+    kept = name == "cpu"
+    assert (held_inside > PAGES_OF_A_TENSOR / 2) == kept
+    assert (faults_inside < PAGES_OF_A_TENSOR / 2) == kept
+    assert held_released < PAGES_OF_A_TENSOR / 2
+    assert held_after < PAGES_OF_A_TENSOR / 2
+    assert held_later < PAGES_OF_A_TENSOR / 2, "memory is kept for good"

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from d2lmini.draw import draw
-from d2lmini.trace import Group, Layer, Parallel, trace
+from d2lmini import draw
+from d2lmini.figures import inline_svg
+from d2lmini.figures.structure import Group, Layer, Parallel
+from d2lmini.figures.tracing import layer_outputs, trace
 
 CHROMIUM = Path("/usr/bin/chromium")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -47,6 +49,26 @@ class Residual(nn.Module):
 
     def forward(self, x):
         return F.relu(self.conv(x) + x)
+
+
+class Shortcut(nn.Module):
+    """A convolution beside a shortcut; `before` may stand in front of the two."""
+
+    def __init__(self, skip, before=None):
+        super().__init__()
+        self.before, self.skip, self.conv = before, skip, nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.before(x) if self.before else x
+        y = self.skip(x)
+        return F.relu(self.conv(x) + y)
+
+
+class HandsOn(nn.Module):
+    """Returns what it is given, as stochastic depth does in evaluation mode."""
+
+    def forward(self, x):
+        return x
 
 
 class Crossing(nn.Module):
@@ -120,7 +142,7 @@ def html(monkeypatch):
 
     def run(*nets, **options):
         shown = []
-        monkeypatch.setattr(sys.modules["d2lmini.draw"], "display", shown.append)
+        monkeypatch.setattr(inline_svg, "display", shown.append)
         draw(*nets, **options)
         (picture,) = shown
         return picture._repr_html_()
@@ -179,6 +201,99 @@ def test_skip_connections(html):
     page = html(nn.Sequential(Residual(4), Residual(4)), input_shape=(1, 4, 8, 8))
     assert "Add" in texts(ElementTree.fromstring(page))
     assert layer_names(page) == ["0.conv", "1.conv"]
+
+
+@pytest.mark.parametrize(
+    "skip",
+    [nn.Identity(), nn.Sequential(), nn.Sequential(nn.Identity(), nn.Sequential()), None],
+    ids=["identity", "empty", "nested", "none"],
+)
+@pytest.mark.parametrize("before", [None, nn.Conv2d(4, 4, 1)], ids=["input", "conv"])
+def test_a_shortcut_that_does_nothing_is_a_plain_line(html, skip, before):
+    net = Shortcut(skip or (lambda x: x), before)
+    *_, branches, join, relu = trace(net, (1, 4, 8, 8)).items
+    assert [layer.label for layer in (join, relu)] == ["Add", "ReLU"]
+    assert [[layer.name for layer in path] for path in branches.paths] == [["conv"], []]
+    page = html(net, input_shape=(1, 4, 8, 8))
+    assert "（第1条：3×3 Conv (4), pad 1；第2条：直接相连），经Add合并" in page
+    assert "Identity" not in page
+
+
+@pytest.mark.parametrize(
+    ("skip", "label"), [(nn.Dropout(0.2), "Dropout 0.2"), (HandsOn(), "HandsOn")]
+)
+def test_what_hands_its_input_on_stands_beside_the_others(skip, label):
+    """In training it may do something: it has its box, on its own path."""
+    branches = trace(Shortcut(skip), (1, 4, 8, 8)).items[0]
+    assert [[layer.label for layer in path] for path in branches.paths] == [
+        ["3×3 Conv (4), pad 1"],
+        [label],
+    ]
+
+
+def test_a_layer_that_hands_its_input_on_keeps_its_place_in_a_series():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Identity(), nn.Dropout(0.5), nn.Linear(4, 2))
+    labels = ["FC (4)", "Identity", "Dropout 0.5", "FC (2)"]
+    assert [item.label for item in trace(net, (1, 4)).items] == labels
+
+
+@pytest.mark.parametrize("function", [F.dropout, nn.Flatten()])
+def test_a_function_that_hands_its_input_on_leads_nobody_astray(function):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x):
+            options = {"training": self.training} if function is F.dropout else {}
+            y = function(x, **options)
+            return self.a(x) + self.b(y)
+
+    first, second = trace(Net(), (1, 4)).items[0].paths
+    assert [layer.label for layer in first] == ["FC (4)"]
+    assert len(second) == 2 and second[1].label == "FC (4)"
+
+
+def test_what_is_written_in_place_is_taken_by_all_who_come_later():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.relu = nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            y = self.a(x)
+            self.relu(y)  # what it returns is dropped
+            return self.b(y) + y
+
+    linear, relu, branches, join = trace(Net(), (1, 4)).items
+    assert [layer.label for layer in (linear, relu, join)] == ["FC (4)", "ReLU", "Add"]
+    assert [[layer.name for layer in path] for path in branches.paths] == [["b"], []]
+
+
+def test_parameters_that_no_layer_holds_are_counted():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.codes, self.fc = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.fc(x + self.codes)
+
+    root = trace(Net(), (1, 4))
+    assert (root.params, root.other_params) == (4 + 10, 4)
+
+
+def test_outputs_of_the_layers_are_those_of_the_net():
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Dropout(0.5))
+    X = torch.rand(5, 4)
+    layers, outputs = zip(*layer_outputs(net, X), strict=True)
+    assert [layer.name for layer in layers] == ["0", "1", "2", "3"]
+    assert net.training and net[1].num_batches_tracked == 0
+    net.eval()
+    for end, output in enumerate(outputs, start=1):
+        torch.testing.assert_close(output, net[:end](X))
+    with pytest.raises(ValueError, match=r"does not take an input of shape \(5, 3\)"):
+        layer_outputs(net, X[:, :3])
 
 
 def test_notation(html):
@@ -314,8 +429,8 @@ def test_markup(html):
 def test_the_same_bytes_in_every_process(html):
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
-        "import d2lmini.draw, test_draw\n"
-        "sys.modules['d2lmini.draw'].display = lambda p: print(p._repr_html_(), end='')\n"
+        "import test_draw\n"
+        "test_draw.inline_svg.display = lambda p: print(p._repr_html_(), end='')\n"
         "test_draw.draw(test_draw.small_net(), test_draw.INCEPTION,"
         " input_shape=[test_draw.SHAPE, (1, 16, 8, 8)])\n"
     )

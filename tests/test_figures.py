@@ -1,7 +1,6 @@
 """The other figures: they show what they are given, and bad arguments are named."""
 
 import re
-import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from d2lmini.figures import (
-    costs_figure,
+    inline_svg,
     show_confusion,
     show_costs,
     show_feature_maps,
@@ -18,7 +17,8 @@ from d2lmini.figures import (
     show_images,
     show_receptive_field,
 )
-from d2lmini.svg import Picture, figure_html, figure_svg, show
+from d2lmini.figures.costs import costs_figure
+from d2lmini.figures.inline_svg import InlineFigure, figure_html, figure_svg, show
 
 SVG = "{http://www.w3.org/2000/svg}"
 MAX_BYTES = 150_000
@@ -34,7 +34,7 @@ def shown(monkeypatch):
         assert len(html) < MAX_BYTES
         pictures.append(ElementTree.fromstring(html))
 
-    monkeypatch.setattr(sys.modules["d2lmini.svg"], "display", display)
+    monkeypatch.setattr(inline_svg, "display", display)
     return pictures
 
 
@@ -95,7 +95,7 @@ def test_show_prints_one_line_in_a_terminal(capsys):
     show(Figure(), alt="空白", caption="图3")
     show(Figure(), alt="空白")
     assert capsys.readouterr().out == "<figure: 图3>\n<figure: 空白>\n"
-    assert repr(Picture("<svg/>", alt="很长" * 90)) == f"<figure: {'很长' * 30}>"
+    assert repr(InlineFigure("<svg/>", alt="很长" * 90)) == f"<figure: {'很长' * 30}>"
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -13,7 +13,12 @@ import pytest
 import d2lmini
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(file.stem for file in (ROOT / "d2lmini").glob("*.py") if file.stem != "__init__")
+MODULES = sorted(
+    ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    for file in (ROOT / "d2lmini").rglob("*.py")
+    if file.stem != "__init__"
+)
+HELPER = [name for name in MODULES if name.count(".") == 1]
 
 # Public names that the design promises, with the arguments that callers rely on.
 SIGNATURES = {
@@ -57,11 +62,52 @@ def test_public_names_take_the_arguments_of_the_contract(name):
 
 @pytest.mark.parametrize("module_name", MODULES)
 def test_each_module_has_one_job_and_says_which(module_name):
-    module = importlib.import_module(f"d2lmini.{module_name}")
+    module = importlib.import_module(module_name)
     assert module.__doc__
-    assert re.search(rf"^{module_name} +\S", d2lmini.__doc__, re.MULTILINE)
-    for name in getattr(module, "__all__", []):
-        assert getattr(module, name).__doc__
+    package, _, name = module_name.rpartition(".")
+    assert re.search(rf"^ *{name} +\S", sys.modules[package].__doc__, re.MULTILINE)
+    for public in map(module.__dict__.get, module.__all__):
+        assert inspect.getdoc(public)
+    assert len(inspect.getsource(module).splitlines()) <= 350 or module_name in HELPER
+
+
+@pytest.mark.parametrize("module_name", MODULES)
+def test_no_module_is_hidden_by_a_function_of_its_name(module_name):
+    package, _, name = module_name.rpartition(".")
+    module = importlib.import_module(module_name)
+    assert getattr(sys.modules[package], name) is module
+
+
+def imported_by(module_name):
+    """Modules of the package that a module imports."""
+    found = set()
+    source = (ROOT / module_name.replace(".", "/")).with_suffix(".py").read_text("utf-8")
+    for package, names in re.findall(r"^from (d2lmini\S*) import (.+)$", source, re.MULTILINE):
+        modules = {f"{package}.{name}" for name in re.findall(r"\w+", names)} & set(MODULES)
+        found |= modules or {package}
+    return found
+
+
+def test_the_helper_is_read_in_order_and_the_figures_apart():
+    """Each file builds on those that the package's docstring names before it."""
+    order = re.findall(r"^(\w+) +\S", d2lmini.__doc__.split("\n\n")[2], re.MULTILINE)
+    assert sorted(f"d2lmini.{name}" for name in order) == HELPER
+    for position, name in enumerate(order):
+        before = {f"d2lmini.{other}" for other in order[:position]}
+        shown = {"d2lmini.figures.inline_svg"} if name == "animator" else set()
+        assert imported_by(f"d2lmini.{name}") <= before | shown
+    for name in set(MODULES) - set(HELPER):
+        for module in imported_by(name) & set(HELPER):
+            assert module in ("d2lmini.data", "d2lmini.device", "d2lmini.metrics"), name
+
+
+def test_the_wheel_holds_every_module():
+    from setuptools import find_packages
+
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    include = re.search(r'packages\.find\]\ninclude = \["(.*?)"\]', text)[1]
+    packages = find_packages(ROOT, include=[include])
+    assert {name.rpartition(".")[0] for name in MODULES} == set(packages)
 
 
 SCRIPT = """
@@ -127,6 +173,6 @@ def test_dependencies_are_few_and_have_lower_bounds_only():
 def test_sources_import_nothing_else():
     allowed = {"torch", "torchvision", "matplotlib", "IPython", "d2lmini", *sys.stdlib_module_names}
     for module_name in MODULES:
-        source = (ROOT / "d2lmini" / f"{module_name}.py").read_text("utf-8")
+        source = (ROOT / module_name.replace(".", "/")).with_suffix(".py").read_text("utf-8")
         imported = re.findall(r"^\s*(?:from|import) (\w+)", source, re.MULTILINE)
         assert set(imported) <= allowed, module_name

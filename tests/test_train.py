@@ -266,7 +266,7 @@ def test_settings_of_the_device_are_those_of_training_only(monkeypatch):
             assert applied_to == [net]
             return X
 
-    monkeypatch.setattr(train.Arithmetic, "applied_to", apply)
+    monkeypatch.setattr(train.Precision, "applied_to", apply)
     net = nn.Sequential(Watching(), small_net())
     run(net, random_batches())
     assert applied_to == []
@@ -275,7 +275,7 @@ def test_settings_of_the_device_are_those_of_training_only(monkeypatch):
 def test_memory_that_training_kept_is_released_before_each_evaluation(monkeypatch):
     calls = []
     evaluate = train.evaluate_accuracy_gpu
-    monkeypatch.setattr(train.Arithmetic, "release_memory", lambda self: calls.append("release"))
+    monkeypatch.setattr(train, "release_memory", lambda device: calls.append("release"))
     monkeypatch.setattr(
         train, "evaluate_accuracy_gpu", lambda *args: calls.append("evaluate") or evaluate(*args)
     )
@@ -300,7 +300,7 @@ def test_weights_are_xavier_uniform_and_biases_stay(monkeypatch):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.fill_(7.0)
-    monkeypatch.setattr(train._Run, "train_epoch", lambda self, animator: _ended(self))
+    monkeypatch.setattr(train.TrainingRun, "train_epoch", lambda self, animator: _ended(self))
     run(net, [], seed=0)
     fans = {
         "0.0": (8 * 25, 64 * 25), "0.1": (32 * 9, 32 * 9),  # a group's filter sees 32 channels

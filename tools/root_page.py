@@ -18,9 +18,9 @@ import torch
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from d2lmini.figures import costs_figure
-from d2lmini.svg import figure_html, figure_svg
-from d2lmini.trace import trace
+from d2lmini.figures.costs import costs_figure
+from d2lmini.figures.inline_svg import figure_html, figure_svg
+from d2lmini.figures.tracing import trace
 from tools import notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"

@@ -10,14 +10,14 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.legend import Legend
 
-__all__ = ["Picture", "figure_html", "figure_svg", "show"]
+__all__ = ["InlineFigure", "figure_html", "figure_svg", "show", "show_inline"]
 
 FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
-PHONE = 320  # pixels between the margins of a narrow screen
+PHONE_PIXELS = 320  # between the margins of a narrow screen
 SMALLEST = 0.75  # a figure shrinks to this share of its size, so that its text stays legible
 
 
-class Picture:
+class InlineFigure:
     """A finished `<figure>`: rich displays show `html`, a terminal prints one short line."""
 
     def __init__(self, svg, *, alt, caption=None):
@@ -41,7 +41,7 @@ def figure_html(svg, caption=None):
     # What is wider than a phone scrolls in its own box, for which the keyboard needs a stop.
     stop = (
         ' tabindex="0"'
-        if any(int(width) > PHONE for width in re.findall(r"min-width:(\d+)px", svg))
+        if any(int(width) > PHONE_PIXELS for width in re.findall(r"min-width:(\d+)px", svg))
         else ""
     )
     return (
@@ -100,4 +100,9 @@ def show(fig, *, alt, caption=None):
     """
     svg = figure_svg(fig, alt=alt, caption=caption)
     plt.close(fig)
-    display(Picture(svg, alt=alt, caption=caption))
+    show_inline(svg, alt=alt, caption=caption)
+
+
+def show_inline(svg, *, alt, caption=None):
+    """Display SVG text as a figure."""
+    display(InlineFigure(svg, alt=alt, caption=caption))

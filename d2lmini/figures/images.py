@@ -1,0 +1,88 @@
+"""Images in a grid, and what other figures make of images: small, side by side, in grey or colour.
+
+Images are shrunk to at most `MAX_SIDE` pixels a side, so that a page stays small.
+"""
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+from torch.nn import functional as F
+
+from d2lmini.figures.inline_svg import show
+from d2lmini.figures.style import PAGE
+
+__all__ = ["mosaic", "plot_image", "show_images", "shrink", "stretch_contrast"]
+
+MAX_SIDE = 56  # pixels of an image inside a figure
+
+
+def show_images(imgs, num_rows, num_cols, titles=None, scale=1.5, *, alt=None, caption=None):
+    """Display images in a grid, row by row; places without an image stay empty.
+
+    imgs: tensor, array or list of images (H, W), (1, H, W) or (3, H, W), values in [0, 1] or uint8.
+    titles: one text an image. scale: side of a place in inches, less where a row
+        would be too wide for the page. alt: made from the titles if None.
+    Raises ValueError for a wrong shape and when there are no images or too few titles.
+    """
+    imgs = [shrink(image) for image in list(imgs)[: num_rows * num_cols]]
+    if not imgs:
+        raise ValueError("imgs is empty: there is nothing to show")
+    if titles is not None and len(titles) < len(imgs):
+        raise ValueError(f"titles has {len(titles)} entries for {len(imgs)} images")
+    titles = [""] * len(imgs) if titles is None else [str(title) for title in titles]
+    scale = min(scale, PAGE / num_cols)
+    fig = Figure(figsize=(num_cols * scale, num_rows * scale), layout="constrained")
+    axes = list(fig.subplots(num_rows, num_cols, squeeze=False).flat)
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, image, title in zip(axes, imgs, titles, strict=False):
+        plot_image(ax, image)
+        ax.set_title(title, fontsize=8.5)
+    words = "、".join(dict.fromkeys(filter(None, titles[: len(imgs)])))
+    show(fig, alt=alt or f"{len(imgs)}幅图像" + (f"：{words}" if words else ""), caption=caption)
+
+
+def shrink(image):
+    """An image as float tensor (H, W) or (H, W, 3) in [0, 1] with sides of at most `MAX_SIDE`."""
+    image = torch.as_tensor(image).detach().cpu()
+    if image.dim() == 2:
+        image = image[None]
+    if image.dim() != 3 or image.shape[0] not in (1, 3):
+        raise ValueError(
+            f"an image must be (H, W), (1, H, W) or (3, H, W), got {tuple(image.shape)}"
+        )
+    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    factor = math.ceil(max(image.shape[1:]) / MAX_SIDE)
+    if factor > 1:
+        image = F.adaptive_avg_pool2d(image, [max(1, side // factor) for side in image.shape[1:]])
+    return image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)
+
+
+def plot_image(ax, image):
+    """Show a (H, W) or (H, W, 3) tensor pixel for pixel; NaN is transparent."""
+    if image.dim() == 3:
+        image = torch.cat([image.nan_to_num(), 1.0 - image[..., :1].isnan().float()], dim=2)
+    ax.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="none")
+    ax.set_axis_off()
+
+
+def mosaic(tiles, num_cols, gap=1):
+    """Tiles of one size, (N, H, W) or (N, H, W, 3), in one image with transparent (NaN) gaps."""
+    num, height, width, *rest = tiles.shape
+    num_rows = math.ceil(num / num_cols)
+    image = tiles.new_full(
+        (num_rows * (height + gap) - gap, num_cols * (width + gap) - gap, *rest), float("nan")
+    )
+    for i, tile in enumerate(tiles):
+        top, left = i // num_cols * (height + gap), i % num_cols * (width + gap)
+        image[top : top + height, left : left + width] = tile
+    return image
+
+
+def stretch_contrast(tiles):
+    """Scale every tile of (N, H, W) or (N, H, W, 3) to [0, 1]; a constant one becomes 0."""
+    flat = tiles.flatten(1)
+    low, high = flat.min(1).values, flat.max(1).values
+    shape = (-1, *[1] * (tiles.dim() - 1))
+    return (tiles - low.view(shape)) / (high - low).clamp(min=1e-12).view(shape)

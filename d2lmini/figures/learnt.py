@@ -1,0 +1,137 @@
+"""What a trained network has learnt: its filters, the maps it makes of an image, its errors."""
+
+import math
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from d2lmini.data import get_fashion_mnist_labels
+from d2lmini.device import device_of
+from d2lmini.figures.images import mosaic, plot_image, shrink, stretch_contrast
+from d2lmini.figures.inline_svg import show
+from d2lmini.figures.style import BLUE, PHONE, rgb, shape_text
+from d2lmini.figures.tracing import layer_outputs
+from d2lmini.metrics import batches_on, evaluation_mode
+
+__all__ = ["show_confusion", "show_feature_maps", "show_filters"]
+
+
+def show_filters(net, *, caption=None):
+    """Display all filters of the net's first Conv2d, each scaled to its own range.
+
+    Filters over 1 channel are grey, those over 3 in colour, others as their mean over channels.
+    Raises ValueError when the net has no Conv2d.
+    """
+    conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
+    if conv is None:
+        raise ValueError(f"{type(net).__name__} has no Conv2d whose filters could be shown")
+    weight = conv.weight.detach().float().cpu()
+    num, channels, height, width = weight.shape
+    tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.mean(1)
+    num_cols = min(num, 16)
+    fig = Figure(figsize=(PHONE, PHONE * math.ceil(num / num_cols) / num_cols * height / width))
+    plot_image(fig.add_axes((0, 0, 1, 1)), mosaic(stretch_contrast(tiles), num_cols))
+    show(fig, alt=f"第一个卷积层的{num}个{height}×{width}卷积核，越亮权重越大", caption=caption)
+
+
+def show_feature_maps(net, X, *, num_maps=8, caption=None):
+    """Display one image and feature maps made from it, a row for each spatial size in the net.
+
+    X: one image, (1, C, H, W) or (C, H, W), on any device. A row shows the last output of that size
+    before the net goes on to another, and of it the `num_maps` channels that vary most over the
+    image, each scaled to its own range. Modes and gradients of the net are left as they were.
+    """
+    X = X[None] if X.dim() == 3 else X
+    if X.dim() != 4 or len(X) != 1:
+        raise ValueError(f"X must be one image, (1, C, H, W) or (C, H, W), got {tuple(X.shape)}")
+    first = next(net.parameters(), X)
+    outputs = {}  # (height, width) -> the last output of that size
+    for _, output in layer_outputs(net, X.to(first.device, first.dtype)):
+        if output.dim() == 4 and output.shape[-1] > 1:
+            outputs[tuple(output.shape[2:])] = output[0].float().cpu()
+    if not outputs:
+        raise ValueError(f"{type(net).__name__} has no feature maps (4-D outputs) for this image")
+    num_rows = len(outputs) + 1
+    fig = Figure(figsize=(PHONE, PHONE / (num_maps + 1.6) * num_rows), layout="constrained")
+    axes = fig.subplots(num_rows, 1)
+    image = X[0] if X.shape[1] in (1, 3) else X[0].mean(0)
+    _row(axes[0], [image], num_maps, f"input\n{X.shape[2]}×{X.shape[3]}")
+    for ax, maps in zip(axes[1:], outputs.values(), strict=True):
+        chosen = maps.flatten(1).std(1).topk(min(num_maps, len(maps))).indices.sort().values
+        _row(ax, stretch_contrast(maps[chosen]), num_maps, shape_text(maps.shape))
+    sizes = "、".join(shape_text(maps.shape) for maps in outputs.values())
+    show(fig, alt=f"一幅输入图像和网络由它得到的特征图，自上而下的大小：{sizes}", caption=caption)
+
+
+def _row(ax, images, num_cols, label):
+    """One row of images with room for `num_cols` and a label on its left."""
+    tiles = torch.stack([shrink(image) for image in images])
+    repeat = math.ceil(28 / min(tiles.shape[1:3]))  # so that the gaps are alike in all rows
+    tiles = tiles.repeat_interleave(repeat, 1).repeat_interleave(repeat, 2)
+    blank = tiles.new_full((num_cols - len(tiles), *tiles.shape[1:]), float("nan"))
+    plot_image(ax, mosaic(torch.cat([tiles, blank]), num_cols, gap=round(tiles.shape[1] / 14)))
+    ax.text(-0.01, 0.5, label, transform=ax.transAxes, ha="right", va="center", fontsize=9)
+
+
+def show_confusion(net, data_iter, class_names=None, *, num_pairs=3, device=None, caption=None):
+    """Display the confusion matrix of `net` over `data_iter`, and the most confused pairs.
+
+    data_iter: iterable of (X, y), y int64 (B,). Rows of the matrix are true classes, columns
+    predictions. Under it, for the `num_pairs` most frequent errors, up to 8 images each.
+    class_names: one a class; Fashion-MNIST's if None. device: the net's, where X is
+    sent; found from its first parameter if None.
+    """
+    if device is None:
+        device = device_of(net)
+    counts, examples = 0, {}
+    with evaluation_mode(net), torch.no_grad():
+        for X, y in batches_on(data_iter, device):
+            scores = net(X)
+            num = scores.shape[1]
+            y, guesses = y.cpu(), scores.argmax(1).cpu()
+            counts += torch.bincount(y * num + guesses, minlength=num * num).view(num, num)
+            for i in (y != guesses).nonzero().flatten().tolist():
+                found = examples.setdefault((y[i].item(), guesses[i].item()), [])
+                if len(found) < 8:
+                    found.append(shrink(X[i]))
+    if not torch.is_tensor(counts):
+        raise ValueError("data_iter yields no batch: there is nothing to compare")
+    names = get_fashion_mnist_labels(range(len(counts))) if class_names is None else class_names
+    if len(names) != len(counts):
+        raise ValueError(f"class_names has {len(names)} entries for {len(counts)} classes")
+    pairs = sorted(examples, key=lambda pair: (-counts[pair].item(), pair))[:num_pairs]
+    fig = Figure(figsize=(PHONE, 4.2 + 0.7 * len(pairs)), layout="constrained")
+    axes = fig.subplots(1 + len(pairs), 1, height_ratios=[4.2] + [0.7] * len(pairs), squeeze=False)
+    _matrix(axes[0, 0], counts, names)
+    words = []
+    for ax, (true, guess) in zip(axes[1:, 0], pairs, strict=True):
+        number = counts[true, guess].item()
+        tiles = torch.stack(examples[true, guess])
+        blank = torch.full((8 - len(tiles), *tiles.shape[1:]), float("nan"))
+        plot_image(ax, mosaic(torch.cat([tiles, blank]), 8, gap=3))
+        ax.set_title(f"{names[true]} taken for {names[guess]}: {number}", fontsize=9, loc="left")
+        words.append(f"{names[true]}被认作{names[guess]}{number}次")
+    correct = counts.diagonal().sum().item()
+    alt = f"混淆矩阵：{counts.sum().item():,}个样本中{correct:,}个预测正确"
+    show(fig, alt="；".join([alt, *words]), caption=caption)
+
+
+def _matrix(ax, counts, names):
+    """The matrix with numbers; the fill is stronger the larger the share of the true class."""
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    cells = torch.empty(*counts.shape, 4)
+    cells[..., :3] = torch.tensor(rgb(BLUE))
+    cells[..., 3] = 0.65 * share.sqrt()
+    ax.imshow(cells.numpy(), interpolation="none")
+    for (i, j), number in zip(
+        torch.cartesian_prod(*map(torch.arange, counts.shape)).tolist(),
+        counts.flatten().tolist(),
+        strict=True,
+    ):
+        if number:
+            ax.text(j, i, number, ha="center", va="center", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.set_xlabel("predicted", fontsize=9)
+    ax.set_ylabel("true", fontsize=9)

@@ -1,0 +1,156 @@
+"""The pieces of an architecture figure as SVG text: words, lines, arrows, boxes, details.
+
+All lengths are in the figure's own units, which are CSS pixels where it is shown at its full size.
+"""
+
+from html import escape
+
+from d2lmini.figures.style import KINDS
+
+__all__ = [
+    "FONT",
+    "SMALL",
+    "TEXT",
+    "arrow",
+    "box_behind",
+    "box_outline",
+    "details_panel",
+    "frame_outline",
+    "line",
+    "path_bars",
+    "text",
+    "text_width",
+    "two_line_text",
+]
+
+FONT = "Arial,'Helvetica Neue',Helvetica,'Liberation Sans','DejaVu Sans',sans-serif"
+TEXT, SMALL = 12, 11  # font sizes
+DETAILS_LINE = 15  # height of a line in the details
+
+
+def text(x, y, words, size, anchor="middle", bold=False, opacity=1):
+    """One line of text; nothing for an empty one."""
+    weight = ' font-weight="bold"' if bold else ""
+    faint = f' opacity="{opacity}"' if opacity != 1 else ""
+    place = f'x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"'
+    return f"<text {place}{weight}{faint}>{escape(words)}</text>" if words else ""
+
+
+def two_line_text(x, y, first, second, size, line_height):
+    """One text on two centred lines."""
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="middle">{escape(first)} '
+        f'<tspan x="{x:g}" dy="{line_height}">{escape(second)}</tspan></text>'
+    )
+
+
+def text_width(words, size, bold=False):
+    """An upper estimate of a text's width, for the widest of the fonts (DejaVu Sans)."""
+    em = sum(
+        1.0 if ord(c) > 0x2E80 else 0.36 if c in " ,.:'()|il" else 0.88 if c in "×mwMW→·" else 0.66
+        for c in words
+    )
+    return round(em * size * (1.1 if bold else 1), 1)
+
+
+def line(x1, y1, x2, y2, colour="currentColor", width=1.2):
+    """A straight line."""
+    return (
+        f'<path d="M{x1:g} {y1:g}L{x2:g} {y2:g}" fill="none" stroke="{colour}" '
+        f'stroke-width="{width}"/>'
+    )
+
+
+def arrow(x, y1, y2):
+    """An arrow that points down, from y1 to y2."""
+    head = f'<path d="M{x - 3.5:g} {y2 - 7:g}h7L{x:g} {y2:g}z" fill="currentColor"/>'
+    return line(x, y1, x, y2 - 5) + head
+
+
+def box_outline(kind, x, y, width, height):
+    """A box in the colour and outline of its kind."""
+    colour, outline, _ = KINDS[kind]
+    radius = min(height / 2, 13) if outline == "round" else min(5, height / 4)
+    dash = {"dashed": ' stroke-dasharray="6 3"', "dotted": ' stroke-dasharray="1.5 2.5"'}
+    rect = (
+        f'<rect class="d2lm-edge" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
+        f'rx="{radius:g}" fill="{colour}" stroke="{colour}" fill-opacity=".17" stroke-width="1.5"'
+        f"{dash.get(outline, '')}/>"
+    )
+    if outline == "double":
+        rect += (
+            f'<rect x="{x + 3:g}" y="{y + 3:g}" width="{width - 6:g}" height="{height - 6:g}" '
+            f'rx="3" fill="none" stroke="{colour}" stroke-width=".8"/>'
+        )
+    if outline == "sides":
+        rect += (
+            f'<path d="M{x + 5:g} {y:g}v{height:g}M{x + width - 5:g} {y:g}v{height:g}" '
+            f'fill="none" stroke="{colour}"/>'
+        )
+    return rect
+
+
+def box_behind(kind, x, y, width, height, offset):
+    """What shows of an equal box that lies `offset` behind a box."""
+    return (
+        f'<path d="M{x + width:g} {y + offset:g}h{offset - 4:g}q4 0 4 4v{height - 8:g}q0 4-4 4'
+        f'h{8 - width:g}q-4 0-4-4v{4 - offset:g}" fill="none" stroke="{KINDS[kind][0]}" '
+        f'stroke-width="1.2"/>'
+    )
+
+
+def frame_outline(x, y, width, height):
+    """A dashed frame."""
+    return (
+        f'<rect class="d2lm-edge" x="{x:g}" y="{y:g}" width="{width:g}" '
+        f'height="{height:g}" rx="8" fill="#888" fill-opacity=".07" stroke="#888" '
+        f'stroke-width="1" stroke-dasharray="2 3"/>'
+    )
+
+
+def path_bars(paths, middle, y, width):
+    """Parallel paths in small: a bar for each layer, the channels under each path.
+
+    paths: (kinds of its layers, channels as text) for each path.
+    """
+    step = min(44, (width - 16) / len(paths))
+    bar_width = step - 8
+    centres = [middle + (i - (len(paths) - 1) / 2) * step for i in range(len(paths))]
+
+    def bar(kind, x, y, width):
+        return (
+            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="5" rx="1.5" '
+            f'fill="{KINDS[kind][0]}"/>'
+        )
+
+    parts = [line(centres[0], y, centres[-1], y, width=0.8)]
+    for (kinds, channels), x in zip(paths, centres, strict=True):
+        parts.append(line(x, y, x, y + 22, width=0.8))
+        for i, kind in enumerate(reversed(kinds[-2:])):
+            parts.append(bar(kind, x - bar_width / 2, y + 12 - 8 * i, bar_width))
+        parts.append(text(x, y + 37, channels, SMALL))
+    left = centres[0] - bar_width / 2
+    parts.append(bar("join", left, y + 21, centres[-1] - centres[0] + bar_width))
+    return "".join(parts)
+
+
+def details_panel(index, box, lines, page):
+    """The panel with the details of box `index`, above it or, for lack of room, below.
+
+    box: its (left, top, height). page: the figure's (width, height). CSS shows the panel.
+    """
+    left, top, box_height = box
+    width = max(text_width(words, SMALL, bold=i == 0) for i, words in enumerate(lines)) + 16
+    height = DETAILS_LINE * len(lines) + 9
+    x = max(1, min(left, page[0] - width - 1))
+    y = top - height - 3 if top - height - 3 > 0 else top + box_height + 3
+    y = max(1, min(y, page[1] - height - 1))
+    texts = "".join(
+        text(x + 8, y + 16 + DETAILS_LINE * i, words, SMALL, anchor="start", bold=i == 0)
+        for i, words in enumerate(lines)
+    )
+    return (
+        f'<g class="d2lm-tip d2lm-t{index}" visibility="hidden" pointer-events="none" '
+        f'aria-hidden="true"><rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height}" '
+        f'rx="5" fill="#26323f" stroke="#9aa7b4"/>{texts}</g>'
+    )
