@@ -136,6 +136,7 @@ print(*inside, released, after, held() - start)
 PAGES_OF_A_TENSOR = 2**26 // os.sysconf("SC_PAGESIZE") if hasattr(os, "sysconf") else None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this system has no glibc to tell")
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_a_cpu_keeps_its_memory_meanwhile_and_gives_it_back(name):

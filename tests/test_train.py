@@ -132,8 +132,8 @@ def test_each_chapter_trains_as_with_the_reference(reference, name, batch_size, 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_chapter_trains_as_with_the_reference_for_longer(reference, name):
     net = notebooks.network_namespace(name)["net"]
-    batches, test = sample(name, num_batches=16)
-    assert_same_training(reference, net, batches, test, 3, SETTINGS[name][1], precision="fp32")
+    batches, test = sample(name, num_batches=5)
+    assert_same_training(reference, net, batches, test, 9, SETTINGS[name][1], precision="fp32")
 
 
 class OrderedDropout(nn.Dropout):
