@@ -27,15 +27,11 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tools import notebooks
 
-SETTINGS = {  # image size and learning rate of each chapter
-    "alexnet": (224, 0.01),
-    "vgg": (224, 0.05),
-    "nin": (224, 0.1),
-    "googlenet": (96, 0.1),
-}
+with notebooks.exit_on_fault("against_d2l"):  # image size and learning rate of each chapter
+    SETTINGS = {chapter.name: (chapter.side, chapter.lr) for chapter in notebooks.chapters()}
 SIDES = ("d2l", "d2lmini")
 RATES = {
     "train_images_per_sec": "training",
@@ -45,6 +41,7 @@ RATES = {
 COSTS = ("cpu_seconds_per_image", "peak_memory_bytes")
 
 
+@notebooks.exit_on_fault("against_d2l")
 def main():
     arguments = parse_arguments()
     if arguments.side:
@@ -161,8 +158,6 @@ def held_memory(process):
 def measure(arguments):
     """Run in the side's own process: its rates, its peak memory, its results."""
     import torch
-
-    from tools import notebooks
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)

@@ -21,7 +21,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import d2lmini as d2l
-from benchmarks.against_d2l import SETTINGS
 from d2lmini.device import device_name
 from tools import notebooks
 
@@ -29,6 +28,7 @@ from tools import notebooks
 STARTED = 2.2
 
 
+@notebooks.exit_on_fault("nin_starts")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="so many, from 0 on")
@@ -60,14 +60,14 @@ def main(argv=None):
 
 def first_epochs(seed, arguments, device):
     """Train one seed until it has started, has died, or the epochs are over; what became of it."""
-    side, lr = SETTINGS["nin"]
+    chapter = notebooks.chapter("nin")
     torch.manual_seed(seed)
     net = notebooks.network_namespace("nin")["net"]
-    train_iter, test_iter = d2l.load_data_fashion_mnist(arguments.batch_size, resize=side)
+    train_iter, test_iter = d2l.load_data_fashion_mnist(arguments.batch_size, resize=chapter.side)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         for num_epochs in range(1, arguments.epochs + 1):  # each goes on from the one before
-            history = d2l.train_ch6(net, train_iter, test_iter, num_epochs, lr, device, seed=seed,
-                                    checkpoint=Path(folder, "nin.pt"))  # fmt: skip
+            history = d2l.train_ch6(net, train_iter, test_iter, num_epochs, chapter.lr, device,
+                                    seed=seed, checkpoint=Path(folder, "nin.pt"))  # fmt: skip
             started = start(history.curve)
             if history.stopped == "interrupted":
                 raise KeyboardInterrupt

@@ -30,6 +30,7 @@ from d2lmini.train import TrainingRun, init_xavier  # noqa: E402
 from tools import notebooks  # noqa: E402
 
 
+@notebooks.exit_on_fault("profile_networks")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(SETTINGS), choices=SETTINGS)

@@ -13,7 +13,7 @@ BLOCK = re.compile(r"```python\n(.*?)```(?:\s*```text\n(.*?)```)?", re.DOTALL)
 
 def answers():
     """(chapter, cell, Python blocks with the output that the text promises, or '')."""
-    for name in notebooks.CHAPTERS:
+    for name in notebooks.names():
         for cell in notebooks.read(name).cells:
             if cell.cell_type == "markdown" and "<details>" in cell.source:
                 blocks = BLOCK.findall(cell.source)
@@ -33,4 +33,4 @@ def test_answer(name, blocks):
 
 
 def test_every_chapter_has_an_answer_with_code():
-    assert {parameter.values[0] for parameter in answers()} == set(notebooks.CHAPTERS)
+    assert {parameter.values[0] for parameter in answers()} == set(notebooks.names())

@@ -1,4 +1,4 @@
-"""The four networks, taken from the notebooks, against the numbers that the book is about."""
+"""The networks, taken from the notebooks, against the numbers that the book is about."""
 
 import pytest
 import torch
@@ -28,7 +28,8 @@ GOOGLENET_SHAPES = """
 Sequential 64 24 24, Sequential 192 12 12, Sequential 480 6 6, Sequential 832 3 3,
 Sequential 1024, Linear 10"""
 
-# name: chapter, side, shapes, parameters, MFLOPs of a forward image
+# The networks that the source has too. Name: chapter, side, shapes, parameters, MFLOPs of a forward
+# image.
 NETWORKS = {
     "alexnet": ("alexnet", 224, ALEXNET_SHAPES, 46_764_746, 1_876),
     "vgg11": ("vgg", 224, VGG_SHAPES, 128_806_154, 15_094),
@@ -39,10 +40,22 @@ NETWORKS = {
 
 
 def build(name, device="meta"):
-    """A fresh network, as the chapter defines it; on "meta" it has shapes and no numbers."""
+    """A fresh network, as the chapter defines it; on "meta" it has shapes and no numbers.
+
+    `name` is a chapter's, for its `net`, or vgg11.
+    """
     with torch.device(device):
-        namespace = notebooks.network_namespace(NETWORKS[name][0])
+        namespace = notebooks.network_namespace("vgg" if name == "vgg11" else name)
         return namespace["vgg"](namespace["conv_arch"]) if name == "vgg11" else namespace["net"]
+
+
+def layer_shapes(net, side):
+    """Class and output shape of each layer of a net, for an image of the given side."""
+    X, found = torch.empty(1, 1, side, side, device="meta"), []
+    for layer in net.eval():
+        X = layer(X)
+        found.append((type(layer).__name__, *X.shape[1:]))
+    return found
 
 
 def leaves(net):
@@ -67,25 +80,29 @@ def pools(net):
 def test_shapes_parameters_and_flops(name):
     _, side, shapes, num_params, mflops = NETWORKS[name]
     net = build(name)
-    X, found = torch.empty(1, 1, side, side, device="meta"), []
     with FlopCounterMode(display=False) as counter:
-        for layer in net:
-            X = layer(X)
-            found.append(" ".join(map(str, (type(layer).__name__, *X.shape[1:]))))
+        found = [" ".join(map(str, shape)) for shape in layer_shapes(net, side)]
     assert found == [line.strip() for line in shapes.replace("\n", " ").split(",")]
     assert sum(p.numel() for p in net.parameters()) == num_params
     assert round(counter.get_total_flops() / 1e6) == mflops
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg", "nin", "googlenet"])
+@pytest.mark.parametrize("name", notebooks.names())
+def test_the_trained_network_scores_ten_classes(name):
+    side = notebooks.chapter(name).side
+    assert build(name)(torch.empty(2, 1, side, side, device="meta")).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", notebooks.names())
 def test_one_step_moves_every_parameter(name):
     torch.manual_seed(0)
-    net, side = build(name, "cpu"), NETWORKS[name][1]
+    net, side = build(name, "cpu"), notebooks.chapter(name).side
     for module in net.modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             # Variance kept from layer to layer: signal reaches every weight of a fresh network.
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.constant_(module.bias, 0.1)
+            if module.bias is not None:
+                nn.init.constant_(module.bias, 0.1)
     before = {key: p.detach().clone() for key, p in net.named_parameters()}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     F.cross_entropy(net(torch.rand(4, 1, side, side)), torch.arange(4)).backward()

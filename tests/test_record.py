@@ -8,10 +8,11 @@ import pytest
 
 from tools import notebooks, record
 
+DESCRIPTION = {"network": "NiN", "label": "NiN", "year": 2013, "idea": "1×1卷积"}
 IMPORTS = "import torch\nfrom torch import nn\n\nimport d2lmini as d2l"
 NET = "net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))"
 TRAIN = """train_iter, test_iter = d2l.load_data_fashion_mnist(8)
-history = d2l.train_ch6(net, train_iter, test_iter, 2, LR)"""
+history = d2l.train_ch6(net, train_iter, test_iter, EPOCHS, LR)"""
 
 
 def cell(cell_id, source, *tags):
@@ -31,11 +32,14 @@ def chapter(tmp_path, monkeypatch):
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     monkeypatch.setattr(record, "RECORDINGS", tmp_path / "recordings")
     (tmp_path / "chapters").mkdir()
+    (tmp_path / "_toc.yml").write_text("chapters:\n- file: chapters/nin\n")
     git(tmp_path, "init", "-q")
 
     def write(*cells):
         path = tmp_path / "chapters" / "nin.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell("imports", IMPORTS), *cells]), path)
+        cells = [cell("imports", IMPORTS), *cells]
+        metadata = {"chapter": DESCRIPTION}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
         git(tmp_path, "add", ".")
         git(tmp_path, "commit", "-q", "--allow-empty", "-m", "chapter")
         return path
@@ -43,10 +47,11 @@ def chapter(tmp_path, monkeypatch):
     return write
 
 
-def training_chapter(chapter, lr):
+def training_chapter(chapter, lr, epochs=2):
+    train = TRAIN.replace("LR", str(lr)).replace("EPOCHS", str(epochs))
     return chapter(
         cell("net", NET, "net"),
-        cell("train", TRAIN.replace("LR", str(lr)), "training", "nbval-ignore-output"),
+        cell("train", train, "training", "nbval-ignore-output"),
         cell("after", "print(len(history.test_acc))", "trained", "nbval-ignore-output"),
     )
 
@@ -87,9 +92,9 @@ def test_full_recording_stores_what_ran(chapter, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lr", ["1e38", "missing_name"])
-def test_nothing_is_saved_when_training_fails(chapter, lr):
-    path = training_chapter(chapter, lr)
+@pytest.mark.parametrize(("lr", "epochs"), [("1e38", 2), ("0.1", "missing_name")])
+def test_nothing_is_saved_when_training_fails(chapter, lr, epochs):
+    path = training_chapter(chapter, lr, epochs)
     before = path.read_bytes()
     with pytest.raises((SystemExit, Exception), match=r"nothing is saved|missing_name"):
         record.main([str(path)])
@@ -103,6 +108,12 @@ def test_uncommitted_code_is_refused(chapter):
     notebook.cells[1].source += "  # not committed"
     nbformat.write(notebook, path)
     with pytest.raises(SystemExit, match="uncommitted changes"):
+        record.main([str(path)])
+
+
+def test_a_fault_is_told_before_hours_of_training(chapter):
+    path = training_chapter(chapter, "missing_name")
+    with pytest.raises(SystemExit, match=r"^record: chapters/nin\.ipynb: lr .* is `missing_name`;"):
         record.main([str(path)])
 
 

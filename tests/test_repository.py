@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tools import notebooks
+from tools import set_repository as tool
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import set_repository as tool  # noqa: E402
-
+NOTEBOOKS = [f"chapters/{name}.ipynb" for name in notebooks.names()]
 URL = "https://github.com/someone/cnn-book"
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the files that carry the address, without one."""
-    for name in ["_config.yml", *tool.NOTEBOOKS]:
+    """A copy of the files that carry the address, without one, and of the table of contents."""
+    pages = [page.as_posix() for page in notebooks.pages()]
+    for name in ["_config.yml", "_toc.yml", *pages]:
         target = tmp_path / name
         target.parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, target)
@@ -31,7 +32,7 @@ def copy(tmp_path):
 
 
 def contents(root):
-    return {name: (root / name).read_bytes() for name in ["_config.yml", *tool.NOTEBOOKS]}
+    return {name: (root / name).read_bytes() for name in ["_config.yml", *NOTEBOOKS]}
 
 
 def cells(root, name):
@@ -44,9 +45,9 @@ def test_checkout_agrees_with_the_tool():
     assert tool.new_config((ROOT / "_config.yml").read_text(encoding="utf-8"), url) == (
         ROOT / "_config.yml"
     ).read_text(encoding="utf-8")
-    for name in tool.NOTEBOOKS:
+    for name in NOTEBOOKS:
         code = [cell for cell in cells(ROOT, name) if cell["cell_type"] == "code"]
-        assert code[0]["id"] == "install", f"{name}: run python tools/set_repository.py --unset"
+        assert code[0]["id"] == "install", f"{name}: run python tools/set_repository.py"
         assert "".join(code[0]["source"]) == tool.install_cell(url), name
         assert code[0]["metadata"]["tags"] == ["remove-cell", "nbval-skip"], name
 
@@ -57,20 +58,20 @@ def test_unset_has_no_address(copy):
     assert config["launch_buttons"]["colab_url"] == ""
     assert config["html"]["use_repository_button"] is False
     assert config["html"]["baseurl"] == ""
-    for name in tool.NOTEBOOKS:
+    for name in NOTEBOOKS:
         text = (copy / name).read_text(encoding="utf-8")
         assert "colab.research.google.com" not in text and "git+" not in text, name
 
 
 def test_set_and_unset(copy):
     before = contents(copy)
-    assert len(tool.set_repository(URL, copy)) == 5
+    assert len(tool.set_repository(URL, copy)) == 1 + len(NOTEBOOKS)
     config = yaml.safe_load((copy / "_config.yml").read_text(encoding="utf-8"))
     assert config["repository"]["url"] == URL
     assert config["launch_buttons"]["colab_url"] == "https://colab.research.google.com"
     assert config["html"]["use_repository_button"] is True
     assert config["html"]["baseurl"] == "https://someone.github.io/cnn-book/"
-    for name in tool.NOTEBOOKS:
+    for name in NOTEBOOKS:
         (install,) = [cell for cell in cells(copy, name) if cell["id"] == "install"]
         assert f"    %pip install -q git+{URL}" in "".join(install["source"])
         old = json.loads(before[name])["cells"]
@@ -85,6 +86,23 @@ def test_set_and_unset(copy):
     assert tool.set_repository(URL, copy) == []  # again changes nothing
     tool.set_repository("https://github.com/else/where", copy)
     tool.set_repository("", copy)
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("url", ["", URL])
+def test_a_new_chapter_gets_the_address_that_the_book_has(copy, url):
+    """What `python tools/set_repository.py` does, without an address."""
+    tool.set_repository(url, copy)
+    assert tool.configured_address(copy) == url
+    before = contents(copy)
+    new = copy / NOTEBOOKS[-1]
+    notebook = json.loads(new.read_text(encoding="utf-8"))
+    notebook["cells"] = [cell for cell in notebook["cells"] if cell["id"] != "install"]
+    new.write_text(json.dumps(notebook), encoding="utf-8")
+    assert tool.set_repository(tool.configured_address(copy), copy) == [new]
+    (install,) = [cell for cell in cells(copy, NOTEBOOKS[-1]) if cell["id"] == "install"]
+    assert "".join(install["source"]) == tool.install_cell(url)
+    new.write_bytes(before[NOTEBOOKS[-1]])
     assert contents(copy) == before
 
 
@@ -150,9 +168,7 @@ def test_install_cell_without_d2lmini(tmp_path):
 @pytest.mark.site
 def test_site_with_an_address(copy):
     """With an address the site has a Colab button and a repository button that lead somewhere."""
-    for name in ["_toc.yml", "tools", "chapters/index.md", "chapters/errata.md"]:
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    shutil.copytree(ROOT / "tools", copy / "tools")
     tool.set_repository(URL, copy)
     jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     build = subprocess.run(
@@ -162,7 +178,7 @@ def test_site_with_an_address(copy):
         encoding="utf-8",
     )
     assert build.returncode == 0, build.stdout[-3000:] + build.stderr[-3000:]
-    for name in tool.NOTEBOOKS:
+    for name in NOTEBOOKS:
         page = (copy / "_build/html" / name).with_suffix(".html").read_text(encoding="utf-8")
         links = set(re.findall(r'href="(https://(?:github|colab)[^"]*)"', page)) - set(
             re.findall(
@@ -267,7 +283,7 @@ def clean_environment():
 
 
 @pytest.mark.colab
-@pytest.mark.parametrize("name", tool.NOTEBOOKS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_cell_runs_as_on_colab(colab, name, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     import nbformat

@@ -5,8 +5,9 @@ import re
 import pytest
 import torch
 
-from tests.test_networks import NETWORKS
 from tools import notebooks, root_page
+
+CHAPTERS = [notebooks.chapter(name) for name in ("alexnet", "vgg", "nin", "googlenet")]
 
 
 @pytest.mark.slow
@@ -19,13 +20,6 @@ def test_page_is_fresh_and_a_changed_number_is_noticed(tmp_path, monkeypatch):
     assert root_page.page() == text, "run python tools/root_page.py"
     copy.write_text(text.replace(stamp, "0" * 16), "utf-8")
     assert f"<!-- {stamp} -->" in root_page.page()
-
-
-def test_sides_are_those_of_the_chapters():
-    for name, (*_, side) in root_page.IDEAS.items():
-        assert side == NETWORKS[name][1]
-        source = "\n".join(cell.source for cell in notebooks.read(name).cells)
-        assert f"load_data_fashion_mnist(batch_size, resize={side})" in source
 
 
 def recording(*finals, device="cpu"):
@@ -47,37 +41,54 @@ def recording(*finals, device="cpu"):
 
 def test_every_result_comes_from_the_recordings():
     recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92, 0.93, device="cuda:0")}
-    nin, vgg = root_page.result_rows(recorded, str, "{}:{:02}")
+    vgg, nin = root_page.result_rows(CHAPTERS, recorded, lambda chapter: chapter.name, "{}:{:02}")
     machine = "cpu (AMD EPYC, 2 threads)"
     assert nin == ("nin", 1, "0.877", "1:02", machine, "torch 2.14.1, bf16", "2026-11-25")
     assert vgg[1:3] == (3, "0.920 ± 0.010") and vgg[5] == "torch 2.14.1, CUDA 13.0, bf16"
 
-    page = root_page.results(recorded, old="")
+    page = root_page.results(CHAPTERS, recorded, old="")
     assert "| [NiN](nin.ipynb) | 1 | 0.877 | 1小时2分 |" in page
     assert "NiN 0.877" in page and "VGG-11 / 4 0.910" in page  # the chart's alternative text
     assert page.endswith("尚未录制完整训练：AlexNet、GoogLeNet。\n")
-    assert root_page.results(recorded, old=page) == page, "the chart is drawn again for nothing"
+    again = root_page.results(CHAPTERS, recorded, old=page)
+    assert again == page, "the chart is drawn again for nothing"
     changed = {**recorded, "nin": recording(0.9)}
-    assert "NiN 0.900" in root_page.results(changed, old=page)
+    assert "NiN 0.900" in root_page.results(CHAPTERS, changed, old=page)
 
-    text = root_page.readme_results(recorded)
+    text = root_page.readme_results(CHAPTERS, recorded)
     assert "| `vgg` | 3 | 0.920 ± 0.010 | 1 h 2 min | cuda:0 (AMD EPYC, 2 threads) |" in text
     assert "Not recorded yet: the full training of alexnet, googlenet." in text
 
 
 def test_without_recordings_page_and_readme_say_so():
     assert (
-        root_page.results({}, old="")
+        root_page.results(CHAPTERS, {}, old="")
         == "\n尚未录制完整训练：AlexNet、VGG-11（通道为¼）、NiN、GoogLeNet。\n"
     )
-    assert "Not recorded yet: the full training of alexnet" in root_page.readme_results({})
+    assert "Not recorded yet: the full training of alexnet" in root_page.readme_results(
+        CHAPTERS, {}
+    )
 
 
 def test_networks_are_listed_with_their_record():
     costs = [root_page.trace(torch.nn.Linear(2, 3), (1, 2))] * 4
-    rows = root_page.network_table(costs, {"nin": recording(0.87654)}).splitlines()
+    rows = root_page.network_table(CHAPTERS, costs, {"nin": recording(0.87654)}).splitlines()
+    assert rows[3].startswith("| [VGG-11（通道为¼）](vgg.ipynb) | 2014 | 重复使用3×3卷积的块 | 9 |")
+    assert "| 1×96×96 |" in rows[5]
     assert rows[4].endswith("| 0.877 | 1,234张/秒（cpu） |")
     assert [row.count("尚未录制") for row in rows[2:]] == [2, 2, 0, 2]
+
+
+def test_every_curve_is_drawn_and_told_apart_without_colours():
+    curves = {f"net {i}": [0.1, i / 40] for i in range(32)}
+    fig, alt = root_page.curves_figure(curves)
+    lines = fig.axes[0].get_lines()
+    assert [list(line.get_ydata()) for line in lines] == list(curves.values())
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == len(curves)
+    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == list(curves)
+    assert all(f"{label} {final:.3f}" in alt for label, (_, final) in curves.items())
+    more = {f"net {i}": [0.1] for i in range(50)}
+    assert len(root_page.curves_figure(more)[0].axes[0].get_lines()) == 50
 
 
 def test_stale_readme_is_noticed(tmp_path, monkeypatch):

@@ -18,12 +18,7 @@ from tools import notebooks
 # The reference's own plot, for a single epoch.
 pytestmark = pytest.mark.filterwarnings("ignore:Attempting to set identical low and high xlims")
 
-SETTINGS = {  # image size and learning rate of each chapter
-    "alexnet": (224, 0.01),
-    "vgg": (224, 0.05),
-    "nin": (224, 0.1),
-    "googlenet": (96, 0.1),
-}
+every_chapter = pytest.mark.parametrize("name", notebooks.names())
 
 
 def random_batches(num_batches=5, batch_size=4, side=8, num_classes=3, seed=0):
@@ -102,7 +97,7 @@ def assert_same_training(reference, net, batches, test, num_epochs, lr, **argume
 
 
 def sample(name, num_batches, batch_size=2, dtype=torch.float32):
-    side, _ = SETTINGS[name]
+    side = notebooks.chapter(name).side
     generator = torch.Generator().manual_seed(0)
     iterators = d2l.load_data_fashion_mnist(batch_size, resize=side, generator=generator)
     return [
@@ -112,28 +107,28 @@ def sample(name, num_batches, batch_size=2, dtype=torch.float32):
 
 
 @pytest.mark.parametrize(
-    "name, batch_size, num_epochs",
+    "name",
     [
-        pytest.param("alexnet", 1, 1, marks=pytest.mark.slow),
-        pytest.param("vgg", 1, 1, marks=pytest.mark.slow),
-        ("nin", 2, 1),
-        pytest.param("googlenet", 2, 2, marks=pytest.mark.slow),
+        name if name == "nin" else pytest.param(name, marks=pytest.mark.slow)
+        for name in notebooks.names()
     ],
 )
-def test_each_chapter_trains_as_with_the_reference(reference, name, batch_size, num_epochs):
+def test_each_chapter_trains_as_with_the_reference(reference, name):
+    batch_size = 1 if name in ("alexnet", "vgg") else 2
+    num_epochs = 2 if name == "googlenet" else 1
     net = notebooks.network_namespace(name)["net"]
     batches, test = sample(name, 5, batch_size)
-    assert_same_training(
-        reference, net, batches, test, num_epochs, SETTINGS[name][1], precision="fp32"
-    )
+    lr = notebooks.chapter(name).lr
+    assert_same_training(reference, net, batches, test, num_epochs, lr, precision="fp32")
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", SETTINGS)
+@every_chapter
 def test_each_chapter_trains_as_with_the_reference_for_longer(reference, name):
     net = notebooks.network_namespace(name)["net"]
     batches, test = sample(name, num_batches=5)
-    assert_same_training(reference, net, batches, test, 9, SETTINGS[name][1], precision="fp32")
+    lr = notebooks.chapter(name).lr
+    assert_same_training(reference, net, batches, test, 9, lr, precision="fp32")
 
 
 class OrderedDropout(nn.Dropout):
@@ -146,7 +141,7 @@ class OrderedDropout(nn.Dropout):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", SETTINGS)
+@every_chapter
 def test_the_fast_layout_computes_the_same_function(reference, name):
     """In float64: enlarged images are full of nearly equal values, and in float32 rounding decides
     which of them max-pooling takes, so that the two layouts drift apart by 1e-3 in a few steps."""
@@ -155,7 +150,7 @@ def test_the_fast_layout_computes_the_same_function(reference, name):
         if isinstance(module, nn.Dropout):
             module.__class__ = OrderedDropout
     batches, test = sample(name, 5, dtype=torch.float64)
-    assert_same_training(reference, net, batches, test, 1, SETTINGS[name][1])
+    assert_same_training(reference, net, batches, test, 1, notebooks.chapter(name).lr)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])

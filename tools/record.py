@@ -124,8 +124,9 @@ def merge_streams(outputs):
 def record(path, args):
     """Record one chapter."""
     name = Path(path).stem
-    if name not in notebooks.CHAPTERS:
-        raise SystemExit(f"record: {path} is none of the chapters {', '.join(notebooks.CHAPTERS)}")
+    if name not in (names := notebooks.names()):
+        raise SystemExit(f"record: {path} is none of the chapters {', '.join(names)}")
+    notebooks.chapter(name)  # a fault is told now, not after hours of training
     notebook = notebooks.read(name)
     code_hash = notebooks.code_hash(notebook)
     if args.skip_training:
@@ -198,6 +199,7 @@ def clean_commit(name):
     return subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
 
 
+@notebooks.exit_on_fault("record")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="+", metavar="chapters/NAME.ipynb")

@@ -3,11 +3,13 @@
 python tools/root_page.py            writes chapters/index.md and README.md
 python tools/root_page.py --check    fails when one of them is stale
 
-The figures come from the notebooks' networks and from recordings/NAME.json.
+The figures come from the notebooks' networks and from recordings/NAME.json; which chapters there
+are and what they say of themselves, from tools/notebooks.py.
 """
 
 import functools
 import hashlib
+import itertools
 import json
 import re
 import statistics
@@ -25,39 +27,31 @@ from tools import notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
 README = notebooks.ROOT / "README.md"
-COSTS_CAPTION = "四个网络的参数和计算量，每一段是一层或一种层"
+NUMERALS = dict(enumerate("零一二三四五六七八九十"))
+COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种层"
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
-# What no `net` cell can tell: the paper's year, its idea in a few words, and the side of the images
-# (which the tests hold to the cells that load the data).
-IDEAS = {
-    "alexnet": ("AlexNet", 2012, "更深更宽，ReLU，暂退法", 224),
-    "vgg": ("VGG-11（通道为¼）", 2014, "重复使用3×3卷积的块", 224),
-    "nin": ("NiN", 2013, "1×1卷积，全局平均池化", 224),
-    "googlenet": ("GoogLeNet", 2014, "并行的多尺寸路径", 96),
-}
-LABELS = ["AlexNet", "VGG-11 / 4", "NiN", "GoogLeNet"]  # in the charts: Latin letters
-
 RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
 README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
                "Software, precision", "Date")  # fmt: skip
-MARKERS = "osD^"  # told apart in grey too
+# Line and marker of each curve, all different: they are told apart in grey too.
+STYLES = [(line, marker) for line in ("-", "--", ":", "-.") for marker in "osD^vP*X"]
 
 
-def networks():
+def networks(chapters):
     """The chapters' networks, without numbers, and their input shapes."""
     with torch.device("meta"):
-        nets = [notebooks.network_namespace(name)["net"] for name in IDEAS]
-    return nets, [(1, 1, side, side) for *_, side in IDEAS.values()]
+        nets = [notebooks.network_namespace(chapter.name)["net"] for chapter in chapters]
+    return nets, [(1, 1, chapter.side, chapter.side) for chapter in chapters]
 
 
-def recordings():
+def recordings(chapters):
     """What tools/record.py stored of each recorded chapter: its record and its histories."""
     found = {}
-    for name in IDEAS:
-        path = notebooks.ROOT / "recordings" / f"{name}.json"
+    for chapter in chapters:
+        path = notebooks.ROOT / "recordings" / f"{chapter.name}.json"
         if path.is_file():
-            found[name] = json.loads(path.read_text("utf-8"))
+            found[chapter.name] = json.loads(path.read_text("utf-8"))
     return found
 
 
@@ -66,19 +60,23 @@ def markdown_table(head, rows):
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
 
 
-def network_table(costs, recorded):
+def network_table(chapters, costs, recorded):
     """The networks; a chapter whose training is not recorded yet says so."""
     rows = []
-    for (name, (title, year, idea, side)), cost in zip(IDEAS.items(), costs, strict=True):
+    for chapter, cost in zip(chapters, costs, strict=True):
         result = ("尚未录制", "尚未录制")
-        if name in recorded:
-            record = recorded[name]["record"]
+        if chapter.name in recorded:
+            record = recorded[chapter.name]["record"]
             rate = f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）"
             result = (f"{record['test_acc']:.3f}", rate)
-        link = f"[{title}]({name}.ipynb)"
-        size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", f"1×{side}×{side}")
-        rows.append((link, year, idea, *size, *result))
+        shape = f"1×{chapter.side}×{chapter.side}"
+        size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", shape)
+        rows.append((link(chapter), chapter.year, chapter.idea, *size, *result))
     return markdown_table(HEAD, rows)
+
+
+def link(chapter):
+    return f"[{chapter.network}]({chapter.name}.ipynb)"
 
 
 def accuracy(histories):
@@ -88,16 +86,19 @@ def accuracy(histories):
     return f"{statistics.mean(finals):.3f}{deviation}"
 
 
-def result_rows(recorded, name_of, hours_and_minutes):
+def result_rows(chapters, recorded, name_of, hours_and_minutes):
     """A row for each recorded chapter: what came out, on what, when."""
-    for name, content in recorded.items():
+    for chapter in chapters:
+        if chapter.name not in recorded:
+            continue
+        content = recorded[chapter.name]
         record = content["record"]
         hours, minutes = divmod(round(record["training_seconds"] / 60), 60)
         software = f"torch {record['torch'].partition('+')[0]}"  # without the build's CUDA
         if record["device"].startswith("cuda"):
             software += f", CUDA {record['cuda']}"
         yield (
-            name_of(name),
+            name_of(chapter),
             len(content["histories"]),
             accuracy(content["histories"]),
             hours_and_minutes.format(hours, minutes),
@@ -107,29 +108,29 @@ def result_rows(recorded, name_of, hours_and_minutes):
         )
 
 
-def results(recorded, old):
+def results(chapters, recorded, old):
     """The root page's account of the recorded trainings: chart and table."""
-    missing = "、".join(IDEAS[name][0] for name in IDEAS if name not in recorded)
+    missing = "、".join(chapter.network for chapter in chapters if chapter.name not in recorded)
     note = f"\n尚未录制完整训练：{missing}。\n" if missing else ""
     if not recorded:
         return note
     curves = {
-        label: recorded[name]["histories"][0]["test_acc"]
-        for name, label in zip(IDEAS, LABELS, strict=True)
-        if name in recorded
+        chapter.label: recorded[chapter.name]["histories"][0]["test_acc"]
+        for chapter in chapters
+        if chapter.name in recorded
     }
-    rows = result_rows(recorded, lambda name: f"[{IDEAS[name][0]}]({name}.ipynb)", "{}小时{}分")
+    rows = result_rows(chapters, recorded, link, "{}小时{}分")
     chart = stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old)
     return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
 
 
-def readme_results(recorded):
+def readme_results(chapters, recorded):
     """README's account of the same."""
-    missing = ", ".join(name for name in IDEAS if name not in recorded)
+    missing = ", ".join(chapter.name for chapter in chapters if chapter.name not in recorded)
     note = f"\nNot recorded yet: the full training of {missing}.\n" if missing else ""
     if not recorded:
         return note
-    rows = result_rows(recorded, lambda name: f"`{name}`", "{} h {} min")
+    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", "{} h {} min")
     return f"\n{markdown_table(README_HEAD, rows)}{note}\n"
 
 
@@ -137,9 +138,10 @@ def curves_figure(curves):
     """Test accuracy after each epoch, a line a network, and the alternative text."""
     fig = Figure(figsize=(4.4, 2.6), layout="constrained")
     ax = fig.subplots()
-    for (label, accuracies), marker in zip(curves.items(), MARKERS, strict=False):
+    styles = itertools.cycle(STYLES)
+    for (label, accuracies), (line, marker) in zip(curves.items(), styles, strict=False):
         epochs = range(1, len(accuracies) + 1)
-        ax.plot(epochs, accuracies, marker=marker, markersize=4, linewidth=1.2, label=label)
+        ax.plot(epochs, accuracies, line, marker=marker, markersize=4, linewidth=1.2, label=label)
     ax.set(xlabel="epoch", ylabel="test accuracy")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(alpha=0.4)
@@ -165,24 +167,29 @@ def stamped(draw, caption, numbers, old):
 
 def page():
     """The root page as it should be."""
-    recorded = recordings()
-    nets, shapes = networks()
+    chapters = notebooks.chapters()
+    recorded = recordings(chapters)
+    nets, shapes = networks(chapters)
+    labels = [chapter.label for chapter in chapters]
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
     layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
+    caption = COSTS_CAPTION.format(NUMERALS.get(len(nets), len(nets)))
 
     def costs_chart(old):
-        draw = functools.partial(costs_figure, nets, shapes, LABELS)
-        return stamped(draw, COSTS_CAPTION, (LABELS, layers), old)
+        draw = functools.partial(costs_figure, nets, shapes, labels)
+        return stamped(draw, caption, (labels, layers), old)
 
     text = PAGE.read_text("utf-8")
-    text = replace(text, "networks", lambda _: network_table(costs, recorded))
+    text = replace(text, "networks", lambda _: network_table(chapters, costs, recorded))
     text = replace(text, "costs", costs_chart)
-    return replace(text, "results", lambda old: results(recorded, old))
+    return replace(text, "results", lambda old: results(chapters, recorded, old))
 
 
 def readme():
     """README as it should be."""
-    return replace(README.read_text("utf-8"), "records", lambda _: readme_results(recordings()))
+    chapters = notebooks.chapters()
+    text = README.read_text("utf-8")
+    return replace(text, "records", lambda _: readme_results(chapters, recordings(chapters)))
 
 
 def replace(text, name, write):
@@ -193,6 +200,7 @@ def replace(text, name, write):
     return before + begin + write(old) + end + after
 
 
+@notebooks.exit_on_fault("root_page")
 def main(argv):
     fresh = {PAGE: page(), README: readme()}
     stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]

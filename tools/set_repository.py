@@ -2,6 +2,7 @@
 
     python tools/set_repository.py https://github.com/OWNER/REPO
     python tools/set_repository.py --unset
+    python tools/set_repository.py           the same address, or none, again: for a new chapter
 
 Until it has run there is no button and no link to a repository anywhere, and the install cell tells
 what to do. Running it again, with the same address or another, is safe; comments in _config.yml and
@@ -14,8 +15,10 @@ import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = [f"chapters/{name}.ipynb" for name in ("alexnet", "vgg", "nin", "googlenet")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tools import notebooks
+
+ROOT = notebooks.ROOT
 ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]{0,38})/([A-Za-z0-9._-]{1,100})")
 
 # The install cell, before and after the book has an address.
@@ -86,19 +89,31 @@ def new_notebook(text, url):
     )
     install["metadata"]["tags"] = ["remove-cell", "nbval-skip"]
     install["source"] = install_cell(url).splitlines(keepends=True)
-    first = next(i for i, cell in enumerate(cells) if cell["cell_type"] == "code")
+    kinds = [cell["cell_type"] for cell in cells]
+    first = kinds.index("code") if "code" in kinds else len(cells)
     cells.insert(first, install)
     return json.dumps({**notebook, "cells": cells}, ensure_ascii=False, indent=1) + "\n"
 
 
+def configured_address(root=ROOT):
+    """Return the address that _config.yml has, '' for none."""
+    text = Path(root, "_config.yml").read_text(encoding="utf-8")
+    url = re.search(r"(?m)^\s+url:[ ]+(\S+)", text)
+    return clean_address(url[1]) if url and url[1] != '""' else ""
+
+
 def set_repository(url, root=ROOT):
     """Write the address ('' takes it away) and return the files that changed."""
+    make = {Path(root, "_config.yml"): new_config}
+    make.update((notebooks.path(name, root), new_notebook) for name in notebooks.names(root))
     changed = []
     # First make every new text, so that a fault in one file leaves all as they were.
-    for name, make in [("_config.yml", new_config), *((name, new_notebook) for name in NOTEBOOKS)]:
-        path = Path(root, name)
+    for path, new_text in make.items():
         old = path.read_text(encoding="utf-8")
-        new = make(old, url)
+        try:
+            new = new_text(old, url)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is no notebook: {error}") from error
         if new != old:
             changed.append((path, new))
     for path, new in changed:
@@ -108,12 +123,15 @@ def set_repository(url, root=ROOT):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("address", nargs="?", help="https://github.com/OWNER/REPO")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "address", nargs="?", help="https://github.com/OWNER/REPO; default: as it is"
+    )
     group.add_argument("--unset", action="store_true", help="take the address away again")
     args = parser.parse_args(argv)
     try:
-        changed = set_repository("" if args.unset else clean_address(args.address))
+        address = configured_address() if args.address is None else clean_address(args.address)
+        changed = set_repository("" if args.unset else address)
     except (ValueError, OSError) as error:
         sys.exit(f"set_repository: {error}")
     for path in changed:
