@@ -446,9 +446,7 @@ def test_images_and_labels_must_be_as_many(tmp_path):
     (tmp_path / TRAIN_LABELS).write_bytes(gzip.compress(fewer))
     sums = [f"{md5_of_content(tmp_path / name)}  {name}\n" for name in NAMES]
     (tmp_path / "MD5SUMS").write_text("".join(sums))
-    with pytest.raises(
-        RuntimeError, match=f"{TRAIN_IMAGES} holds 10 images but .* holds 9 labels"
-    ):
+    with pytest.raises(RuntimeError, match=f"{TRAIN_IMAGES} holds 10 images but .* holds 9 labels"):
         load_data_fashion_mnist(8, root=tmp_path)
 
 
