@@ -1,4 +1,4 @@
-"""d2lmini: what the four chapters import, `import d2lmini as d2l`.
+"""d2lmini: what the chapters import, `import d2lmini as d2l`.
 
 Seven files are the helper; read in this order, each builds on those before it:
 

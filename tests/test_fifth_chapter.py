@@ -282,7 +282,18 @@ def test_root_page_and_readme_tell_of_it(book):
 def test_tests_are_collected_for_it_and_only_the_training_is_missing(book):
     chapter = f"chapters/{NAME}.ipynb"
     files = [f"tests/test_{what}.py" for what in ("notebooks", "networks", "answers")]
-    options = ["-n", "0", "-q", "-rA", "-p", "no:cacheprovider", "-k", NAME]
+    options = [
+        "-n",
+        "0",
+        "-q",
+        "-rA",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        NAME,
+        "-m",
+        "slow or not slow",
+    ]
     result = run(book, "-m", "pytest", "--nbval", *options, chapter, *files)
     outcomes = {"PASSED": [], "FAILED": [], "ERROR": []}
     for outcome, test in re.findall(r"(?m)^([A-Z]+) (\S+::.*?)(?: - .*)?$", result.stdout):

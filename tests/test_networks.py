@@ -93,6 +93,7 @@ def test_the_trained_network_scores_ten_classes(name):
     assert build(name)(torch.empty(2, 1, side, side, device="meta")).shape == (2, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", notebooks.names())
 def test_one_step_moves_every_parameter(name):
     torch.manual_seed(0)

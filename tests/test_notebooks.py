@@ -155,6 +155,7 @@ def test_outputs_are_clean(name):
         assert not re.search(r"/(work|home|root|tmp|Users)/", cell.source), cell.id
 
 
+@pytest.mark.slow
 @chapters
 def test_any_viewer_can_show_it(name):
     """JupyterLab, VS Code and GitHub each render these two kinds of output, without extensions."""
@@ -264,6 +265,7 @@ def test_readme_and_pages_link_to_nothing_that_is_missing():
             assert target.startswith("http") or (page.parent / target).exists(), (page, target)
 
 
+@pytest.mark.slow
 def test_nbval_notices_a_changed_digit(tmp_path):
     """The promise of the whole book: a recorded shape that no longer holds fails the run."""
     notebook = notebooks.read("nin")

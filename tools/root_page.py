@@ -208,7 +208,7 @@ def main(argv):
         raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")
     if argv != ["--check"]:
         for path, text in fresh.items():
-            path.write_text(text, "utf-8")
+            path.write_text(text, "utf-8", newline="\n")
 
 
 if __name__ == "__main__":
