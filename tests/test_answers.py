@@ -21,6 +21,7 @@ def answers():
                     yield pytest.param(name, blocks, id=f"{name}-{cell.id}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "blocks"), list(answers()))
 def test_answer(name, blocks):
     namespace = notebooks.network_namespace(name)
