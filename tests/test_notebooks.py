@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -280,3 +281,17 @@ def test_nbval_notices_a_changed_digit(tmp_path):
     command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-rf", "-p", "no:cacheprovider"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert f"1 failed, {len(notebook.cells) - 1} passed" in run.stdout
+
+
+@pytest.mark.slow
+def test_cells_run_where_pytest_runs_whatever_kernel_the_notebook_names(tmp_path):
+    """VS Code and conda save a notebook under a kernel's name of their own."""
+    cell = nbformat.v4.new_code_cell("import sys\nprint(sys.executable)", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("stream", text=f"{sys.executable}\n")]
+    kernel = {"name": "conda-env-book-py", "display_name": "Python (book)", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "saved.ipynb")
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 passed" in run.stdout, run.stdout
