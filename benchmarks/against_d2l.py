@@ -10,7 +10,6 @@ memory is its own. Numbers are medians over the rounds. benchmarks/README.md say
 import argparse
 import contextlib
 import datetime
-import gzip
 import io
 import json
 import os
@@ -94,16 +93,14 @@ def prepare_data(folder):
 
     d2l reads ../data, so its working folder is folder/work; this package is given folder/data.
     """
-    from d2lmini.data import find_files, load_data_fashion_mnist
+    from d2lmini.data import find_files, load_data_fashion_mnist, read_unpacked
 
     load_data_fashion_mnist(1)  # checks the files
     raw = folder / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     (folder / "work").mkdir()
     for name, source in find_files().items():
-        shutil.copy(source, raw / name)
-        with gzip.open(source) as packed, open(raw / name.removesuffix(".gz"), "wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
+        (raw / name.removesuffix(".gz")).write_bytes(read_unpacked(source))
         if (source.parent / "MD5SUMS").is_file():  # a sample says so, and what it holds
             shutil.copy(source.parent / "MD5SUMS", raw)
 
@@ -186,14 +183,15 @@ def measure(arguments):
     options = {"seed": 0, "precision": arguments.precision} if own else {}
     evaluations = []  # of each side's trainer: seconds, to be taken from the whole
     module = sys.modules["d2lmini.train" if own else "d2l.torch"]
-    original = module.evaluate_accuracy_gpu
+    evaluation = "evaluate" if own else "evaluate_accuracy_gpu"
+    original = getattr(module, evaluation)
 
     def evaluate(*args, **kwargs):
         accuracy, seconds = timed(lambda: original(*args, **kwargs))
         evaluations.append(seconds)
         return accuracy
 
-    module.evaluate_accuracy_gpu = evaluate
+    setattr(module, evaluation, evaluate)
     with contextlib.redirect_stdout(io.StringIO()):
         # Libraries load and algorithms are chosen outside the measurement, on five batches; on a
         # CPU nothing depends on their size, so small ones will do.

@@ -1,12 +1,15 @@
 """d2lmini: what the chapters import, `import d2lmini as d2l`.
 
-Seven files are the helper; read in this order, each builds on those before it:
+The files of the helper; read in this order, each builds on those before it:
 
+network     what is done to a network: its place, its mode, its first weights
+explain     torch's errors about memory, shapes and number formats, explained
 data        Fashion-MNIST as one tensor, PIL's pixels without worker processes
 device      the device, its memory, and the environment a chapter ran in
+checks      what readers bring: batches, labels, scores; what does not fit is refused
 metrics     Timer, Accumulator, accuracy, evaluation
 precision   number formats and memory layout while training
-checkpoint  training state on disk
+checkpoint  training state on disk, and what tells one run from another
 animator    training curves updated in place
 train       train_ch6: initialise, train, measure, say what went wrong
 
@@ -25,6 +28,7 @@ from d2lmini.figures import (
     show_costs,
     show_feature_maps,
     show_filters,
+    show_histories,
     show_images,
     show_receptive_field,
 )
@@ -47,6 +51,7 @@ __all__ = [
     "show_costs",
     "show_feature_maps",
     "show_filters",
+    "show_histories",
     "show_images",
     "show_receptive_field",
     "train_ch6",

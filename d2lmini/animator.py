@@ -1,10 +1,13 @@
 """A plot of running curves: one figure updated in place in a notebook, a line a point elsewhere."""
 
+import shutil
+import sys
+
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from d2lmini.figures.inline_svg import InlineFigure, figure_svg
+from d2lmini.figures.inline_svg import InlineFigure, chinese_fonts, figure_svg
 
 __all__ = ["Animator"]
 
@@ -13,8 +16,8 @@ class Animator:
     """Curves that grow while a program runs.
 
     In a notebook one display is updated in place, so lines printed before stay and exactly one
-    figure remains. Elsewhere a line is printed for each point at a whole `x` (an epoch). The
-    arguments are those of the reference, d2l 0.17.0:
+    figure remains. Elsewhere a line is printed for each point at a whole `x` (an epoch), and a
+    terminal shows progress in between. The arguments are those of the reference, d2l 0.17.0:
 
     Args:
         xlabel, ylabel: axis labels.
@@ -43,6 +46,7 @@ class Animator:
         }
         self.X, self.Y = [], []  # a list of points for each curve
         self._display = None
+        self._progress = ""  # what stands in the terminal's last line
 
     def add(self, x, y, *, redraw=True):
         """Add a point to each curve.
@@ -71,6 +75,7 @@ class Animator:
 
     def redraw(self, status=None):
         """Show the curves as they are, in a notebook; `status` is a line under the figure."""
+        self.progress(status or "")
         if not _in_notebook():
             return
         self._draw()
@@ -82,10 +87,21 @@ class Animator:
         else:
             self._display.update(picture)
 
+    def progress(self, status):
+        """Write `status` over the last line of a terminal, '' to clear it; nothing elsewhere."""
+        is_terminal = getattr(sys.stdout, "isatty", lambda: False)
+        if _in_notebook() or status == self._progress or not is_terminal():
+            return
+        status = status[: shutil.get_terminal_size().columns - 1]  # one that wraps would stay
+        erased = f"\r{' ' * len(self._progress)}\r"
+        print(f"{erased}{status}", end="", flush=True)
+        self._progress = status
+
     def save(self, path):
         """Write the figure to a file, in the format that its ending names (.svg, .png, .pdf)."""
         self._draw()
-        self.fig.savefig(path, bbox_inches="tight")
+        with chinese_fonts(self.fig):
+            self.fig.savefig(path, bbox_inches="tight")
 
     def _draw(self):
         axes = self.axes[0]
@@ -113,6 +129,7 @@ class Animator:
         given = [(i, x, y) for i, (x, y) in enumerate(zip(xs, ys, strict=True))
                  if x is not None and y is not None]  # fmt: skip
         if given and float(given[0][1]).is_integer():
+            self.progress("")
             values = ", ".join(f"{self._name(i)} {float(y):.3f}" for i, _, y in given)
             print(f"{self.xlabel or 'x'} {float(given[0][1]):.0f}: {values}", flush=True)
 

@@ -5,6 +5,7 @@ Machine Learning Algorithms", 2017, https://arxiv.org/abs/1708.07747 (MIT licenc
 and 10,000 test images of 28x28 grey pixels in 10 classes.
 """
 
+import copy
 import functools
 import gzip
 import hashlib
@@ -17,10 +18,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.utils.data import Dataset
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.utils import download_url
 
-__all__ = ["ImageIterator", "find_files", "get_fashion_mnist_labels", "load_data_fashion_mnist"]
+from d2lmini.explain import whole_number
+
+__all__ = [
+    "ImageIterator",
+    "find_files",
+    "get_fashion_mnist_labels",
+    "load_data_fashion_mnist",
+    "read_unpacked",
+]
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 DOWNLOAD_CHECKSUMS = dict(FashionMNIST.resources)  # of the published .gz files, by file name
@@ -42,7 +52,13 @@ CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
 
 def get_fashion_mnist_labels(labels):
     """Return the English class name of each label (int 0..9) as a list of str."""
-    return [CLASS_NAMES[int(label)] for label in labels]
+    labels = [int(label) for label in labels]
+    if labels and not 0 <= min(labels) <= max(labels) < len(CLASS_NAMES):
+        raise ValueError(
+            f"Fashion-MNIST has the labels 0 to {len(CLASS_NAMES) - 1}, got "
+            f"{next(label for label in labels if not 0 <= label < len(CLASS_NAMES))}"
+        )
+    return [CLASS_NAMES[label] for label in labels]
 
 
 def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=None):
@@ -60,16 +76,17 @@ def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=Non
         root: folder of the data; None takes the environment variable `D2LMINI_DATA`, else a
             folder in the user's cache. The four .gz files are looked for in
             root/FashionMNIST/raw (torchvision's layout), in root itself, and where Debian's
-            package dataset-fashion-mnist puts them; what is missing is downloaded.
+            package dataset-fashion-mnist puts them, unpacked ones too; what is missing is
+            downloaded.
 
     Raises:
         ValueError: a batch size or side that is not a positive int.
         FileNotFoundError: files are missing and cannot be downloaded.
         RuntimeError: a file is damaged; the message names it.
     """
-    _check_positive("batch_size", batch_size)
+    batch_size = whole_number("batch_size", batch_size)
     if resize is not None:
-        _check_positive("resize", resize)
+        resize = whole_number("resize", resize)
     files = find_files(root)
     iterators = []
     for split in ("train", "t10k"):
@@ -85,7 +102,9 @@ def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=Non
                 f"{len(labels)} labels; delete both files to have them downloaded again"
             )
         iterators.append(
-            ImageIterator(images, labels, batch_size, resize, split == "train", generator)
+            ImageIterator(
+                images, labels, batch_size, resize, split == "train", generator, classes=CLASS_NAMES
+            )
         )
     return tuple(iterators)
 
@@ -101,16 +120,22 @@ class ImageIterator:
         shuffle: a new random order for each pass.
         generator: `torch.Generator` on the CPU for that order, None for torch's global one.
         device: where the batches are made; `on()` gives the same batches on another device.
+        classes: the names of the classes, where they are known.
     """
 
     def __init__(self, images, labels, batch_size, resize=None, shuffle=False, generator=None,
-                 device="cpu"):  # fmt: skip
-        self.device = torch.device(device)
-        self.images, self.labels = images.to(self.device), labels.to(self.device)
-        # A tensor: instead of dividing by a plain number CUDA multiplies by its inverse, rounded.
-        self._white = torch.tensor(255.0, device=self.device)
+                 device="cpu", classes=None):  # fmt: skip
+        self.images, self.labels = images, labels
         self.batch_size, self.resize = batch_size, resize
-        self.shuffle, self.generator = shuffle, generator
+        self.shuffle, self.generator, self.classes = shuffle, generator, classes
+        self.transforms = ()
+        self._move(torch.device(device))
+
+    def _move(self, device):
+        self.device = device
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        # A tensor: instead of dividing by a plain number CUDA multiplies by its inverse, rounded.
+        self._white = torch.tensor(255.0, device=device)
 
     def __len__(self):
         """Number of batches in a pass."""
@@ -124,18 +149,74 @@ class ImageIterator:
         if self.shuffle:
             order = torch.randperm(num_images, generator=self.generator)
         for indices in order.to(self.device).split(self.batch_size):
-            images = self.images[indices]
-            if self.resize is not None:
-                images = resize_like_pil(images, self.resize)
-            yield images.unsqueeze(1).to(torch.float32).div_(self._white), self.labels[indices]
+            X = self._pixels(indices)
+            for transform in self.transforms:
+                X = _transformed(X, transform)
+            yield X, self.labels[indices]
+
+    def _pixels(self, indices):
+        """Images by their numbers as float32 (B, 1, H, W) in [0, 1]."""
+        images = self.images[indices]
+        if self.resize is not None:
+            images = resize_like_pil(images, self.resize)
+        return images.unsqueeze(1).to(torch.float32).div_(self._white)
+
+    def first_images(self):
+        """The images of a first batch in file order, as they are before any `map`."""
+        return self._pixels(torch.arange(min(self.batch_size, len(self.labels))).to(self.device))
 
     def on(self, device):
         """The same iterator with data and batches on `device`; itself if they are there already."""
         device = torch.device(device)
         if device == self.device:
             return self
-        return ImageIterator(self.images, self.labels, self.batch_size, self.resize, self.shuffle,
-                             self.generator, device)  # fmt: skip
+        moved = copy.copy(self)
+        moved._move(device)
+        return moved
+
+    def map(self, transform):
+        """The same iterator, each batch of its images changed by `transform`, on their device.
+
+        transform: function from X (B, 1, H, W) to a tensor of as many images. It runs each time a
+            batch is made, where the batch is made, so random changes differ from epoch to epoch;
+            drawn with torch's own random numbers they follow `train_ch6`'s seed and checkpoint.
+
+        >>> flipped = train_iter.map(lambda X: X.flip(-1) if torch.rand(()) < 0.5 else X)
+        """
+        mapped = copy.copy(self)
+        mapped.transforms = (*self.transforms, transform)
+        return mapped
+
+    @property
+    def dataset(self):
+        """The images one by one, (X float32 (1, H, W), label int), without what `map` adds."""
+        return _ImageDataset(self)
+
+
+class _ImageDataset(Dataset):
+    """What an `ImageIterator` takes its batches from; `classes` are names, or None."""
+
+    def __init__(self, data_iter):
+        self.data_iter, self.classes = data_iter, data_iter.classes
+
+    def __len__(self):
+        return len(self.data_iter.labels)
+
+    def __getitem__(self, index):
+        label = self.data_iter.labels[index]  # IndexError beyond the last
+        return self.data_iter._pixels([index])[0], int(label)
+
+
+def _transformed(X, transform):
+    """`transform(X)`, refused where it is no longer a batch of as many images."""
+    changed = transform(X)
+    if not isinstance(changed, torch.Tensor) or changed.shape[:1] != X.shape[:1]:
+        got = tuple(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
+        raise ValueError(
+            f"the function given to map must return a tensor of as many images as it is given; "
+            f"of {tuple(X.shape)} it made {got}"
+        )
+    return changed
 
 
 def resize_like_pil(images, side):
@@ -182,26 +263,32 @@ def _pil_taps(size_in, size_out, device):
     return positions.clamp(max=size_in - 1).long().to(device), weights.to(device)
 
 
-def _check_positive(name, value):
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-
-
 def find_files(root=None):
-    """The path of each of the four .gz files by its name; `root` and errors as in
-    `load_data_fashion_mnist`, but the files are not looked into."""
+    """The path of each of the four files by its name, .gz or, where only that is there, unpacked.
+
+    `root` and errors as in `load_data_fashion_mnist`; the files are not looked into.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d2lmini"
-    root = Path(root or os.environ.get("D2LMINI_DATA") or cache).expanduser()
+    given = root or os.environ.get("D2LMINI_DATA")
+    try:
+        root = Path(given or cache).expanduser().absolute()
+    except RuntimeError as error:
+        if given:
+            raise ValueError(f"the data folder {str(given)!r} has no such home: {error}") from error
+        root = None  # of a user without a home folder: the data may be elsewhere
     return {name: _find_or_download(name, root) for name in CHECKSUMS}
 
 
 def _find_or_download(name, root):
-    """Path of one .gz file: found in one of the three places, else downloaded into the first."""
-    folder = root / "FashionMNIST" / "raw"
-    for place in (folder, root, DEBIAN_FOLDER):
-        if (place / name).is_file():
-            return place / name
+    """Path of one file: found in one of the three places, else downloaded into the first."""
+    folder = root and root / "FashionMNIST" / "raw"
+    for place in filter(None, (folder, root, DEBIAN_FOLDER)):
+        for path in (place / name, place / name.removesuffix(".gz")):
+            if path.is_file():
+                return path
     try:
+        if folder is None:
+            raise OSError("this user has no home folder to keep it in")
         folder.mkdir(parents=True, exist_ok=True)
         # Into a private folder first, then renamed: another process sees all of it or nothing.
         with tempfile.TemporaryDirectory(dir=folder) as private:
@@ -209,13 +296,14 @@ def _find_or_download(name, root):
             os.replace(Path(private) / name, folder / name)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         # Windows does not replace a file that another process, having been faster, is reading.
-        if not (folder / name).is_file():
+        if folder is None or not (folder / name).is_file():
+            places = " nor in ".join(map(str, filter(None, (folder, root, DEBIAN_FOLDER))))
             raise FileNotFoundError(
-                f"Fashion-MNIST is incomplete: {name} is neither in {folder} nor in {root} nor in "
-                f"{DEBIAN_FOLDER}, and could not be downloaded into the first ({error}). Three "
-                f"ways to provide {', '.join(CHECKSUMS)}: a network connection and a folder that "
-                "can be written to; the environment variable D2LMINI_DATA naming a folder that "
-                "holds them; or Debian's package: apt-get install dataset-fashion-mnist"
+                f"Fashion-MNIST is incomplete: {name} is neither in {places}, and could not be "
+                f"downloaded ({error}). Three ways to provide {', '.join(CHECKSUMS)}: a network "
+                "connection and a folder that can be written to; the environment variable "
+                "D2LMINI_DATA naming a folder that holds them; or Debian's package: "
+                "apt-get install dataset-fashion-mnist"
             ) from error
     return folder / name
 
@@ -236,20 +324,26 @@ def _download(name, folder):
     raise RuntimeError("; ".join(failures))
 
 
-def _read_idx(path, num_dims):
-    """Read a gzipped IDX file of bytes into a uint8 tensor, or say what is wrong with it."""
-    packed = path.read_bytes()
+def read_unpacked(path):
+    """The content of one of the files, packed or not."""
+    content = path.read_bytes()
     try:
-        content = gzip.decompress(packed)
+        return gzip.decompress(content) if path.suffix == ".gz" else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RuntimeError(
             f"{path} is damaged and cannot be unpacked ({error}); delete the file to have it "
             "downloaded again"
         ) from error
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() not in _expected_md5s(path):
+
+
+def _read_idx(path, num_dims):
+    """Read an IDX file of bytes into a uint8 tensor, or say what is wrong with it."""
+    content = read_unpacked(path)
+    expected = _expected_md5s(path)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() not in expected:
         raise RuntimeError(
             f"{path} does not hold what Fashion-MNIST's file of that name holds (MD5 of the "
-            f"content is not {CHECKSUMS[path.name]}); delete the file to have it downloaded again"
+            f"content is not {expected[0]}); delete the file to have it downloaded again"
         )
     shape = [int.from_bytes(content[4 * d : 4 * d + 4], "big") for d in range(1, num_dims + 1)]
     flat = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * num_dims)
@@ -259,6 +353,7 @@ def _read_idx(path, num_dims):
 def _expected_md5s(path):
     """Fashion-MNIST's sum, and that of another data set which a file MD5SUMS beside it declares."""
     sums = path.with_name("MD5SUMS")
-    lines = sums.read_text("utf-8").splitlines() if sums.is_file() else []
-    declared = [line.split()[0] for line in lines if line.split()[1:] == [path.name]]
-    return [CHECKSUMS[path.name], *declared]
+    lines = sums.read_text("utf-8", errors="replace").splitlines() if sums.is_file() else []
+    packed = path.name.removesuffix(".gz") + ".gz"
+    declared = [line.split()[0] for line in lines if line.split()[1:] in ([path.name], [packed])]
+    return [CHECKSUMS[packed], *declared]

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["device_name", "device_of", "environment", "memory_kept", "release_memory", "try_gpu"]
+from d2lmini.explain import whole_number
+
+__all__ = ["device_name", "environment", "memory_kept", "release_memory", "try_gpu"]
 
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
 
@@ -21,18 +23,12 @@ def try_gpu(i=0):
     Raises:
         ValueError: `i` is not an int or is negative.
     """
-    if not isinstance(i, int) or isinstance(i, bool) or i < 0:
-        raise ValueError(f"i must be the number of a GPU, an int from 0 on, got {i!r}")
+    i = whole_number("i", i, low=0, wanted="the number of a GPU, an int from 0 on")
     if i < torch.cuda.device_count():
         return torch.device("cuda", i)
     if i == 0 and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-
-def device_of(net):
-    """The device of the network's first parameter; the CPU for one without parameters."""
-    return next((parameter.device for parameter in net.parameters()), torch.device("cpu"))
 
 
 @contextlib.contextmanager

@@ -3,15 +3,29 @@
 The names follow the reference, d2l 0.17.0; values stay on their device until they are read.
 """
 
-import contextlib
 import itertools
 import time
 
 import torch
 
-from d2lmini.device import device_of
+from d2lmini.checks import check_images, check_labels, check_scores, pair
+from d2lmini.data import ImageIterator
+from d2lmini.explain import BadInput, explained, loading_explained
+from d2lmini.network import device_of, dtype_of, evaluation_mode
 
-__all__ = ["Accumulator", "Timer", "accuracy", "evaluate_accuracy_gpu"]
+__all__ = [
+    "Accumulator",
+    "Timer",
+    "accuracy",
+    "batches",
+    "evaluate",
+    "evaluate_accuracy_gpu",
+    "scores_of",
+    "to_device",
+]
+
+
+END = object()  # what is no batch
 
 
 class Timer:
@@ -97,8 +111,8 @@ def accuracy(y_hat, y):
 def evaluate_accuracy_gpu(net, data_iter, device=None):
     """Share of correct predictions of `net` over all of `data_iter`, a float in [0, 1].
 
-    Dropout is off meanwhile; every module is put back into the mode it was found in. The results
-    on a GPU are waited for once, at the end.
+    Dropout is off meanwhile; every module is put back into the mode it was found in. A GPU is
+    waited for twice: for the first labels, and at the end.
 
     Args:
         net: a module from X to scores (B, num_classes).
@@ -106,41 +120,61 @@ def evaluate_accuracy_gpu(net, data_iter, device=None):
         device: where to evaluate; None takes the device of the network's first parameter.
 
     Raises:
-        ValueError: `data_iter` yields nothing.
+        ValueError: `data_iter` yields nothing, or what does not fit the network.
+        RuntimeError: out of memory.
     """
-    if device is None:
-        device = device_of(net)
+    return evaluate(net, data_iter, device_of(net) if device is None else device, "data_iter")
+
+
+def evaluate(net, data_iter, device, name):
+    """As `evaluate_accuracy_gpu`; `name` says in messages what `data_iter` is."""
     num_correct, num_samples = Accumulator(1), 0
     with evaluation_mode(net), torch.no_grad():
-        for X, y in batches_on(data_iter, device):
-            num_correct.add(accuracy(net(X), y))
+        for X, y in batches(data_iter, device, name):
+            scores = scores_of(net, X, device, name)
+            if getattr(scores, "ndim", 0) != 1:  # which are labels already
+                check_scores(scores, len(X))
+                if y.device.type == "cpu" or num_samples == 0:  # reading them waits for a GPU
+                    check_labels(y, scores.shape[1], name)
+            num_correct.add(accuracy(scores, y.to(scores.device)))
             num_samples += len(y)
     if num_samples == 0:
-        raise ValueError("data_iter yields no batch: there is nothing to evaluate")
+        raise BadInput(f"{name} yields no batch: there is nothing to evaluate")
     return num_correct[0] / num_samples
 
 
-def batches_on(data_iter, device):
-    """Yield the batches of any iterable of `(X, y)` on `device`."""
-    if hasattr(data_iter, "on"):  # an ImageIterator makes its batches there
-        yield from data_iter.on(device)
-        return
-    for X, y in data_iter:
-        yield to_device(X, device), to_device(y, device)
+def batches(data_iter, device, name):
+    """Yield (X, y) of any iterable of batches, as tensors.
+
+    An `ImageIterator` makes them on `device`; others stay where they come from. Whatever is no
+    batch of images and labels is refused; `name` says in the message what yields it.
+    """
+    if callable(getattr(data_iter, "on", None)):
+        data_iter = data_iter.on(device)
+    finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms
+    device_type, iterator = torch.device(device).type, iter(data_iter)
+    for number in itertools.count(1):
+        with torch.autocast(device_type, enabled=False), loading_explained(name):
+            batch = next(iterator, END)
+        if batch is END:
+            return
+        X, y = pair(batch, name)
+        if X.device.type == "cpu" and not finite:  # a GPU would be waited for
+            check_images(X, name, number)
+        yield X, y
 
 
-def to_device(tensor, device):
-    """The tensor on `device`. Only CUDA may copy while the program goes on; others mix data up."""
-    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
+def scores_of(net, X, device, name):
+    """`net(X)` on `device`; where images of `name` do not fit, why and what to do about it."""
+    X = to_device(X, device, dtype_of(net))
+    with explained(f"the images of {name}, {tuple(X.shape)}", len(X), net, X):
+        return net(X)
 
 
-@contextlib.contextmanager
-def evaluation_mode(net):
-    """Put `net` into evaluation mode, and afterwards each of its modules back as it was."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield net
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def to_device(X, device, dtype=None):
+    """The tensor on `device`, in `dtype` if it holds floats.
+
+    Only CUDA may copy while the program goes on; others mix data up.
+    """
+    dtype = dtype if X.is_floating_point() else None
+    return X.to(device, dtype, non_blocking=torch.device(device).type == "cuda")

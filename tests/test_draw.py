@@ -1,5 +1,6 @@
 """Architecture figures: what they show equals the networks, and they stand on any page."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -347,6 +348,21 @@ def test_shared_layers_count_once():
     root = trace(nn.Sequential(layer, layer), (1, 4))
     assert [item.params for item in root.items] == [20, 0]
     assert root.params == 20
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 4), nn.BatchNorm1d(4), nn.PReLU()])
+def test_a_layer_used_twice_keeps_its_weights(layer):
+    net = nn.Sequential(layer, layer)
+    before = copy.deepcopy(net.state_dict())
+    trace(net, (2, 4))
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_tied_weights_are_traced_and_stay_tied():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    assert [layer.params for layer in trace(net, (2, 4)).layers] == [20, 0, 4]
+    assert net[2].weight is net[0].weight and net[0].weight.device.type == "cpu"
 
 
 def test_unknown_layers_get_a_plain_box(html):

@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from d2lmini import get_fashion_mnist_labels
 from d2lmini.figures import (
     inline_svg,
     show_confusion,
@@ -222,7 +223,8 @@ def test_confusion(shown):
     X = torch.zeros(6, 1, 28, 28)
     X[:, 0, 0, 0] = guesses / 10
     net = Guess()
-    show_confusion(net, [(X[:4], y[:4]), (X[4:], y[4:])], num_pairs=5)
+    names = get_fashion_mnist_labels(range(10))
+    show_confusion(net, [(X[:4], y[:4]), (X[4:], y[4:])], names, num_pairs=5)
     (figure,) = shown
     assert alt(figure) == (
         "混淆矩阵：6个样本中3个预测正确；t-shirt被认作shirt2次；pullover被认作coat1次"

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import io
 import math
 import re
 
@@ -269,10 +270,10 @@ def test_settings_of_the_device_are_those_of_training_only(monkeypatch):
 
 def test_memory_that_training_kept_is_released_before_each_evaluation(monkeypatch):
     calls = []
-    evaluate = train.evaluate_accuracy_gpu
+    evaluate = train.evaluate
     monkeypatch.setattr(train, "release_memory", lambda device: calls.append("release"))
     monkeypatch.setattr(
-        train, "evaluate_accuracy_gpu", lambda *args: calls.append("evaluate") or evaluate(*args)
+        train, "evaluate", lambda *args: calls.append("evaluate") or evaluate(*args)
     )
     run(small_net(), random_batches(), num_epochs=2)
     assert calls == ["release", "evaluate"] * 2
@@ -296,7 +297,7 @@ def test_weights_are_xavier_uniform_and_biases_stay(monkeypatch):
         for parameter in net.parameters():
             parameter.fill_(7.0)
     monkeypatch.setattr(train.TrainingRun, "train_epoch", lambda self, animator: _ended(self))
-    run(net, [], seed=0)
+    run(net, [(torch.rand(2, 8, 8, 8), torch.tensor([0, 1]))], seed=0)
     fans = {
         "0.0": (8 * 25, 64 * 25), "0.1": (32 * 9, 32 * 9),  # a group's filter sees 32 channels
         "2": (32 * 4, 300), "4": (300, 3),
@@ -366,6 +367,132 @@ def test_the_clock_counts_the_wait_for_data(monkeypatch):
     assert history.examples_per_sec == 2.0  # 4 images every 2 seconds
 
 
+class Ticking(list):
+    """Batches each of which takes some seconds of a test's own clock to come."""
+
+    clock, seconds = None, 0
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.clock[0] += self.seconds
+            yield batch
+
+
+@pytest.fixture
+def ticking(monkeypatch):
+    """Make batches tick: `ticking(batches, seconds)`."""
+    clock = [100.0]
+    monkeypatch.setattr(train.time, "perf_counter", lambda: clock[0])
+
+    def make(batches, seconds):
+        made = Ticking(batches)
+        made.clock, made.seconds = clock, seconds
+        return made
+
+    return make
+
+
+def test_what_the_clock_feeds(ticking, monkeypatch):
+    """Seconds of training and of evaluation, the rate, and the time left under the plot."""
+    told = []
+
+    class Telling(train.Animator):
+        def redraw(self, status=None):
+            told.append(status)
+
+    monkeypatch.setattr(train, "Animator", Telling)
+    history = run(small_net(), ticking(random_batches(10), 2.0), num_epochs=3,
+                  test=ticking(random_batches(2, seed=1), 1.5))  # fmt: skip
+    assert history.train_seconds == [20.0] * 3 and history.test_seconds == [3.0] * 3
+    assert history.examples_per_sec == 2.0
+    # Two seconds for four images; an epoch takes 20 s, and 3 s more since one evaluation is known.
+    expected = [
+        f"epoch {epoch}/3, batch {batch}/10, 2 examples/sec, about {left} min left"
+        for epoch, lefts in enumerate(
+            [("0:56", "0:52", "0:48", "0:44"), ("0:41", "0:37", "0:32", "0:28"),
+             ("0:18", "0:14", "0:09", "0:05")], start=1)
+        for batch, left in zip((2, 4, 6, 8), lefts, strict=True)
+    ]  # fmt: skip
+    assert [status for status in told if status] == expected
+
+
+def test_progress_of_a_stream_has_no_end_to_tell(ticking, monkeypatch):
+    told = []
+    monkeypatch.setattr(train.Animator, "progress", lambda self, status: told.append(status))
+
+    class Stream:
+        def __iter__(self):
+            return iter(ticking(random_batches(3), 2.0))
+
+    run(small_net(), Stream(), test=random_batches(1))
+    assert [status for status in told if status] == [
+        "epoch 1/1, batch 1, 2 examples/sec",
+        "epoch 1/1, batch 2, 2 examples/sec",
+        "epoch 1/1, batch 3, 2 examples/sec",
+    ]
+
+
+class Terminal(io.StringIO):
+    """A terminal of 60 columns, or a file, and what is to be seen of it afterwards."""
+
+    def __init__(self, is_terminal):
+        super().__init__()
+        self.isatty = lambda: is_terminal
+
+    def lines(self):
+        seen = []
+        for line in self.getvalue().split("\n"):
+            cells = {}
+            for part in line.split("\r"):
+                cells.update(enumerate(part))
+                assert len(part) < 60, "it wraps"
+            seen.append("".join(cells[i] for i in sorted(cells)).rstrip())
+        return seen
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_shows_progress_on_one_line_and_a_file_does_not(
+    is_terminal, ticking, monkeypatch
+):
+    terminal = Terminal(is_terminal)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "60")
+    batches = ticking(random_batches(10), 2.0)
+    history = run(small_net(), batches, num_epochs=2, test=random_batches(1))
+    printed = terminal.getvalue()
+    assert ("\r" in printed) == is_terminal
+    assert printed.count("batch 3/10, 2 examples/sec") == (2 if is_terminal else 0)
+    *lines, last = terminal.lines()
+    assert last == "" and lines[0] == "training on cpu"
+    assert [line.split(":")[0] for line in lines[1:3]] == ["epoch 1", "epoch 2"]
+    assert lines[3].startswith(f"loss {history.train_loss[-1]:.3f}") and len(lines) == 5
+
+
+class ElsewhereLabels(torch.Tensor):
+    """Labels that say they are on a GPU."""
+
+    device = property(lambda self: torch.device("cuda"))
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_labels_on_a_gpu_are_looked_at_once_an_epoch(on_gpu, monkeypatch):
+    looked_at = []
+    batches = random_batches(6)
+    if on_gpu:
+        batches = [(X, y.as_subclass(ElsewhereLabels)) for X, y in batches]
+    net, test = small_net(), random_batches(1)
+    original = train.checks.check_labels
+
+    def check(labels, num_classes, name):
+        looked_at.append(name)
+        original(labels, num_classes, name)
+
+    monkeypatch.setattr(train.TrainingRun, "look", lambda *args: None)  # at all labels
+    monkeypatch.setattr(train.checks, "check_labels", check)
+    run(net, batches, num_epochs=3, test=test)
+    assert looked_at == ["train_iter"] * (3 if on_gpu else 18)
+
+
 def test_examples_per_sec_is_nan_before_the_first_epoch():
     assert math.isnan(d2l.History("cpu", "fp32").examples_per_sec)
 
@@ -427,8 +554,20 @@ def test_no_data(which):
 
 def test_a_generator_is_used_up_after_one_epoch():
     batches = (batch for batch in random_batches())
-    with pytest.raises(ValueError, match=r"no batch in epoch 2.*a generator.*once only"):
-        run(small_net(), batches, num_epochs=2, test=random_batches())
+    net = small_net()
+    before = [p.detach().clone() for p in net.parameters()]
+    with pytest.raises(
+        ValueError, match=r"is a generator, which yields.*once only.*needed 2 times"
+    ):
+        run(net, batches, num_epochs=2, test=random_batches())
+    assert all(map(torch.equal, before, net.parameters())), "it trained before it refused"
+    assert len(list(batches)) == 5, "it took some of them before it refused"
+
+
+def test_a_generator_serves_one_epoch():
+    history = run(small_net(), iter(random_batches()), seed=0, test=iter(random_batches()))
+    expected = run(small_net(), random_batches(), seed=0)
+    assert (history.train_loss, history.test_acc) == (expected.train_loss, expected.test_acc)
 
 
 @pytest.mark.parametrize("label", [3, -1])
@@ -449,7 +588,9 @@ def test_labels_that_are_no_class_numbers():
 
 def test_evaluation_of_labels_or_scores_of_another_shape():
     one_hot = [(X, torch.eye(3)[y]) for X, y in random_batches()]
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(
+        ValueError, match=r"labels must be whole numbers.*test_iter has torch\.float32"
+    ):
         run(small_net(), random_batches(), test=one_hot)
 
 
@@ -476,7 +617,7 @@ def test_view_in_a_network_says_what_to_try():
 
 def test_other_errors_of_the_network_and_the_data_keep_their_words():
     three_channels = [(X.repeat(1, 3, 1, 1), y) for X, y in random_batches()]
-    with pytest.raises(RuntimeError, match="to have 1 channels, but got 3") as caught:
+    with pytest.raises(ValueError, match=r"1 channel, got \(4, 3, 8, 8\), with 3.*grey") as caught:
         run(small_net(), three_channels)
     assert "image size" not in str(caught.value)
 
@@ -691,11 +832,16 @@ def test_out_of_memory_says_what_to_try(error, when):
             raise error
 
         net[1].weight.register_hook(raise_error)
-    with pytest.raises(RuntimeError, match=r"^out of memory with .*smaller resize") as caught:
-        run(net, random_batches(batch_size=6))
-    if when != "evaluation":
-        assert "try batches of 3" in str(caught.value)
-    assert str(error) in str(caught.value)
+    if when == "evaluation":  # an epoch is trained, and not lost
+        history = run(net, random_batches(batch_size=6))
+        assert len(history.train_loss) == 1 and history.test_acc == []
+        message = history.stopped
+    else:
+        with pytest.raises(RuntimeError) as caught:
+            run(net, random_batches(batch_size=6))
+        message = str(caught.value)
+    assert re.match(r"out of memory with .*try batches of 3 or a smaller resize", message)
+    assert str(error) in message
 
 
 def test_memory_that_really_is_not_there():

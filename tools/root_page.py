@@ -9,7 +9,6 @@ are and what they say of themselves, from tools/notebooks.py.
 
 import functools
 import hashlib
-import itertools
 import json
 import re
 import statistics
@@ -21,6 +20,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures.costs import costs_figure
+from d2lmini.figures.histories import plot_curves
 from d2lmini.figures.inline_svg import figure_html, figure_svg
 from d2lmini.figures.tracing import trace
 from tools import notebooks
@@ -34,8 +34,6 @@ HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "�
 RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
 README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
                "Software, precision", "Date")  # fmt: skip
-# Line and marker of each curve, all different: they are told apart in grey too.
-STYLES = [(line, marker) for line in ("-", "--", ":", "-.") for marker in "osD^vP*X"]
 
 
 def networks(chapters):
@@ -138,13 +136,7 @@ def curves_figure(curves):
     """Test accuracy after each epoch, a line a network, and the alternative text."""
     fig = Figure(figsize=(4.4, 2.6), layout="constrained")
     ax = fig.subplots()
-    styles = itertools.cycle(STYLES)
-    for (label, accuracies), (line, marker) in zip(curves.items(), styles, strict=False):
-        epochs = range(1, len(accuracies) + 1)
-        ax.plot(epochs, accuracies, line, marker=marker, markersize=4, linewidth=1.2, label=label)
-    ax.set(xlabel="epoch", ylabel="test accuracy")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.grid(alpha=0.4)
+    plot_curves(ax, curves.keys(), curves.values(), "test accuracy")
     ax.legend(fontsize=9)
     finals = "、".join(f"{label} {accuracies[-1]:.3f}" for label, accuracies in curves.items())
     return fig, f"测试精度随训练轮数变化的曲线，最后一轮之后：{finals}"

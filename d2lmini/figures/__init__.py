@@ -7,6 +7,7 @@ architecture     `draw`: networks as columns of boxes, from the modules themselv
     boxes        from layers to boxes
     column       from boxes to SVG
     svg          the pieces of that SVG
+histories        several training runs in one picture
 costs            parameters and FLOPs as bars
 images           images in a grid
 learnt           filters, feature maps, confusions of a trained network
@@ -22,6 +23,7 @@ notation: 3×3 Conv). Nothing here imports the trainer or the plot of its curves
 
 from d2lmini.figures.architecture import draw
 from d2lmini.figures.costs import show_costs
+from d2lmini.figures.histories import show_histories
 from d2lmini.figures.images import show_images
 from d2lmini.figures.inline_svg import show
 from d2lmini.figures.learnt import show_confusion, show_feature_maps, show_filters
@@ -34,6 +36,7 @@ __all__ = [
     "show_costs",
     "show_feature_maps",
     "show_filters",
+    "show_histories",
     "show_images",
     "show_receptive_field",
 ]

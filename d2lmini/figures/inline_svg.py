@@ -1,19 +1,38 @@
 """Figures as inline SVG: no file, no JavaScript, readable on light and dark pages."""
 
+import contextlib
 import hashlib
 import io
 import re
+import warnings
 from html import escape
 
 import matplotlib
 from IPython.display import display
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.legend import Legend
+from matplotlib.text import Text
 
-__all__ = ["InlineFigure", "figure_html", "figure_svg", "show", "show_inline"]
+__all__ = ["InlineFigure", "chinese_fonts", "figure_html", "figure_svg", "show", "show_inline"]
 
 FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
 PHONE_PIXELS = 320  # between the margins of a narrow screen
+# Of common systems, each with simplified Chinese; Debian's Noto calls itself by its first face, JP.
+CHINESE_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Heiti TC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Arial Unicode MS",
+)
 SMALLEST = 0.75  # a figure shrinks to this share of its size, so that its text stays legible
 
 
@@ -63,7 +82,10 @@ def figure_svg(fig, *, alt, caption=None):
     for legend in fig.findobj(Legend):
         legend.get_frame().set_facecolor("none")
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "d2lmini"}):
+    with (
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "d2lmini"}),
+        chinese_fonts(fig),
+    ):
         fig.savefig(
             buffer,
             format="svg",
@@ -91,6 +113,23 @@ def figure_svg(fig, *, alt, caption=None):
         f'<title id="{prefix}title">{escape(caption or alt)}</title>'
         f'<desc id="{prefix}desc">{escape(alt)}</desc>{body}</svg>'
     )
+
+
+@contextlib.contextmanager
+def chinese_fonts(fig):
+    """Meanwhile the figure's Chinese texts are laid out with an installed font that has them.
+
+    Where there is none, nothing is said: a browser shows such texts with its own fonts.
+    """
+    texts = [text for text in fig.findobj(Text) if any(c > "\u2e80" for c in text.get_text())]
+    if texts:
+        installed = {font.name for font in font_manager.fontManager.ttflist}
+        for text in texts:
+            known = [font for font in CHINESE_FONTS if font in installed]
+            text.set_fontfamily(list(dict.fromkeys([*text.get_fontfamily(), *known])))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        yield
 
 
 def show(fig, *, alt, caption=None):

@@ -6,13 +6,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from d2lmini.data import get_fashion_mnist_labels
-from d2lmini.device import device_of
+from d2lmini.checks import check_labels, check_scores
 from d2lmini.figures.images import mosaic, plot_image, shrink, stretch_contrast
 from d2lmini.figures.inline_svg import show
 from d2lmini.figures.style import BLUE, PHONE, rgb, shape_text
 from d2lmini.figures.tracing import layer_outputs
-from d2lmini.metrics import batches_on, evaluation_mode
+from d2lmini.metrics import batches, scores_of
+from d2lmini.network import device_of, evaluation_mode
 
 __all__ = ["show_confusion", "show_feature_maps", "show_filters"]
 
@@ -42,6 +42,7 @@ def show_feature_maps(net, X, *, num_maps=8, caption=None):
     before the net goes on to another, and of it the `num_maps` channels that vary most over the
     image, each scaled to its own range. Modes and gradients of the net are left as they were.
     """
+    X = torch.as_tensor(X)
     X = X[None] if X.dim() == 3 else X
     if X.dim() != 4 or len(X) != 1:
         raise ValueError(f"X must be one image, (1, C, H, W) or (C, H, W), got {tuple(X.shape)}")
@@ -77,18 +78,20 @@ def _row(ax, images, num_cols, label):
 def show_confusion(net, data_iter, class_names=None, *, num_pairs=3, device=None, caption=None):
     """Display the confusion matrix of `net` over `data_iter`, and the most confused pairs.
 
-    data_iter: iterable of (X, y), y int64 (B,). Rows of the matrix are true classes, columns
-    predictions. Under it, for the `num_pairs` most frequent errors, up to 8 images each.
-    class_names: one a class; Fashion-MNIST's if None. device: the net's, where X is
-    sent; found from its first parameter if None.
+    data_iter: iterable of (X, y), y whole numbers (B,). Rows of the matrix are true classes,
+    columns predictions. Under it, for the `num_pairs` most frequent errors, up to 8 images each.
+    class_names: one a class; if None, `data_iter.dataset.classes`, which Fashion-MNIST's iterators
+    have, else numbers. device: the net's, where X is sent; found from its first parameter if None.
     """
     if device is None:
         device = device_of(net)
     counts, examples = 0, {}
     with evaluation_mode(net), torch.no_grad():
-        for X, y in batches_on(data_iter, device):
-            scores = net(X)
+        for X, y in batches(data_iter, device, "data_iter"):
+            scores = scores_of(net, X, device, "data_iter")
+            check_scores(scores, len(X))
             num = scores.shape[1]
+            check_labels(y, num, "data_iter")
             y, guesses = y.cpu(), scores.argmax(1).cpu()
             counts += torch.bincount(y * num + guesses, minlength=num * num).view(num, num)
             for i in (y != guesses).nonzero().flatten().tolist():
@@ -97,7 +100,10 @@ def show_confusion(net, data_iter, class_names=None, *, num_pairs=3, device=None
                     found.append(shrink(X[i]))
     if not torch.is_tensor(counts):
         raise ValueError("data_iter yields no batch: there is nothing to compare")
-    names = get_fashion_mnist_labels(range(len(counts))) if class_names is None else class_names
+    names = class_names
+    if names is None:  # those of the data set, where it has a name for each score
+        names = getattr(getattr(data_iter, "dataset", None), "classes", None) or ()
+        names = names if len(names) == len(counts) else [str(i) for i in range(len(counts))]
     if len(names) != len(counts):
         raise ValueError(f"class_names has {len(names)} entries for {len(counts)} classes")
     pairs = sorted(examples, key=lambda pair: (-counts[pair].item(), pair))[:num_pairs]

@@ -2,6 +2,7 @@
 
 __all__ = [
     "BLUE",
+    "CURVES",
     "GREY",
     "KINDS",
     "ORANGE",
@@ -16,6 +17,9 @@ __all__ = [
 
 BLUE, ORANGE, GREY = "#2f7fd1", "#e08a1e", "#888888"  # readable on white and on dark pages
 PHONE, PAGE = 4.4, 6.4  # widths of matplotlib's figures, inches: legible on a phone, and at most
+
+# Line and marker of each of many curves, all different: they are told apart in grey too.
+CURVES = [(line, marker) for line in ("-", "--", ":", "-.") for marker in "osD^vP*X"]
 
 # kind -> (colour, outline, name in the legend); outlines tell the kinds apart without colour.
 KINDS = {

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from d2lmini.figures.notation import describe_function, describe_module
 from d2lmini.figures.structure import IN, Group, Layer, arrange
-from d2lmini.metrics import evaluation_mode
+from d2lmini.network import evaluation_mode, run_on_meta
 
 __all__ = ["layer_outputs", "trace", "trace_all"]
 
@@ -106,12 +106,7 @@ def _run(net, x, on_meta=False):
             recorder.hooks(net),
             recorder,
         ):
-            if on_meta:
-                state = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-                state = {name: tensor.detach().to("meta") for name, tensor in state.items()}
-                output = torch.func.functional_call(net, state, (x,))
-            else:
-                output = net(x)
+            output = run_on_meta(net, x) if on_meta else net(x)
     except Exception as error:
         if on_meta:
             raise
