@@ -51,7 +51,7 @@ __all__ = [
     "sample_of",
 ]
 
-LARGEST_LR = 1e38  # float32 holds no more
+LARGEST_LR = torch.finfo(torch.float32).max
 SHARED = (torch.Tensor, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 SAMPLE = 16  # items of a data set that stand for all
 # What can be gone over once; an object of a reader's own may start anew each time.
@@ -210,7 +210,7 @@ def checked_arguments(net, lr, device, seed, checkpoint):
     """The device and the seed as torch takes them; refused is what `train_ch6` cannot work with."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be an nn.Module, got {net!r:.200}")
-    if not (isinstance(lr, numbers.Real) and 0 < lr < LARGEST_LR):
+    if not (isinstance(lr, numbers.Real) and 0 < lr <= LARGEST_LR):
         raise ValueError(f"lr must be a positive number, got {lr!r}")
     if not any(p.requires_grad for p in net.parameters()):
         raise ValueError("the network has no parameter to train")

@@ -138,6 +138,7 @@ print("open figures:", pyplot.get_fignums())
 """
 
 
+@pytest.mark.slow
 def test_a_plain_script_without_a_display_gets_lines_and_nothing_is_changed(tmp_path):
     displays = {"DISPLAY", "WAYLAND_DISPLAY", "MPLBACKEND"}
     run = subprocess.run(

@@ -80,10 +80,14 @@ def test_full_recording_stores_what_ran(chapter, tmp_path):
     record.main(arguments)
     again = json.loads((tmp_path / "recordings" / "nin.json").read_text())
     assert again["histories"] == stored["histories"]
+    recorded = nbformat.read(path, 4).cells[2].outputs
+    assert (
+        "nothing is trained" in recorded[0].text and recorded[1:] == notebook.cells[2].outputs[1:]
+    )
 
     # Without training, what belongs to this code stays; a record of other code goes.
     record.main([str(path), "--skip-training"])
-    assert nbformat.read(path, 4).cells[2].outputs == notebook.cells[2].outputs
+    assert nbformat.read(path, 4).cells[2].outputs == recorded
     notebook.cells[1].source += "  # changed"
     nbformat.write(notebook, path)
     record.main([str(path), "--skip-training"])
