@@ -93,7 +93,7 @@ def profile_step(name, batch_size, device, precision):
     net.apply(init_xavier).train()
 
     def step():
-        run.step(X, y, Accumulator(3), check_labels=False)
+        run.step(X, y, Accumulator(3), is_first=False)
 
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":

@@ -6,7 +6,8 @@ network     what is done to a network: its place, its mode, its first weights
 explain     torch's errors about memory, shapes and number formats, explained
 data        Fashion-MNIST as one tensor, PIL's pixels without worker processes
 device      the device, its memory, and the environment a chapter ran in
-checks      what readers bring: batches, labels, scores; what does not fit is refused
+batches     images and labels from whatever a reader has, as tensors, or refused
+checks      what train_ch6 is given, looked at before the first step
 metrics     Timer, Accumulator, accuracy, evaluation
 precision   number formats and memory layout while training
 checkpoint  training state on disk, and what tells one run from another

@@ -1,13 +1,11 @@
-"""What readers bring, looked at in one place: batches, labels, scores, and what fits what.
+"""What `train_ch6` is given, looked at in one place before the first step.
 
-Whatever is wrong is said in a sentence or two: what was given, what is needed, what to do. Looking
-changes nothing: no random number is drawn, no batch is taken that training would miss.
+Looking changes nothing: no random number is drawn, no batch is taken that training would miss.
 """
 
 import contextlib
 import io
 import itertools
-import math
 import numbers
 import os
 import pickle
@@ -30,23 +28,17 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from d2lmini.batches import check_images, check_labels, described, loading_explained, pair
 from d2lmini.data import ImageIterator
 from d2lmini.device import try_gpu
-from d2lmini.explain import ONE_IMAGE, BadInput, explained, loading_explained, whole_number
+from d2lmini.explain import ONE_IMAGE, BadInput, explained, whole_number
 from d2lmini.network import dtype_of, evaluation_mode, is_lazy, run_on_meta, uncompiled
 
 __all__ = [
-    "check_first_scores",
-    "check_images",
     "check_iterator",
-    "check_labels",
-    "check_scores",
-    "check_single_images",
     "checked_arguments",
     "find_sizes",
-    "known_part",
-    "notes",
-    "pair",
+    "look",
     "random_state_kept",
     "sample_of",
 ]
@@ -57,153 +49,6 @@ SAMPLE = 16  # items of a data set that stand for all
 # What can be gone over once; an object of a reader's own may start anew each time.
 ONCE_ONLY = (types.GeneratorType, map, zip, filter, enumerate, itertools.chain, itertools.islice,
              type(iter([])), type(iter(())), _BaseDataLoaderIter)  # fmt: skip
-
-
-# --- batches --------------------------------------------------------------------------------------
-
-
-def pair(batch, name):
-    """Images and labels of a batch of `name`, as tensors, the labels int64 (B,)."""
-    if not isinstance(batch, (tuple, list, dict, str, torch.Tensor)):
-        with contextlib.suppress(TypeError):  # whatever can be taken apart
-            batch = tuple(batch)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise BadInput(
-            f"{name} must yield pairs (X, y) of images and labels, got {_described(batch)}; yield "
-            "only these two, for example [(batch[0], batch[1]) for batch in ...]"
-        )
-    X, y = batch
-    text = _first_text(y)
-    if text is not None:
-        raise BadInput(
-            f"{name} has labels that are texts, such as {text!r}; number the classes 0, 1, 2, ... "
-            "and give each image its class's number"
-        )
-    X = _tensor(X, f"{name} must yield pairs (X, y) of tensors, got {_described(batch)}; "
-                   "torchvision.transforms.ToTensor() makes tensors of pictures")  # fmt: skip
-    y = _tensor(y, f"{name} must yield pairs (X, y) of tensors, got labels that are "
-                   f"{_described(y)}; give the numbers of the classes")  # fmt: skip
-    if X.dim() and not y.dim():
-        raise BadInput(
-            f"{name} yields images one by one, {_described(X)}, with a label each, not batches of "
-            "them: give DataLoader(data_set, batch_size)"
-        )
-    num_images, num_labels = (len(t) if t.dim() else 0 for t in (X, y))
-    if num_images != num_labels or num_images == 0:
-        raise BadInput(
-            f"a batch of {name} needs at least one image, and a label for each; got "
-            f"{num_images} images and {num_labels} labels"
-        )
-    if (
-        y.dim() != 1
-        or y.is_complex()
-        or (y.is_floating_point() and not ((y == y.round()) & y.isfinite()).all())
-    ):
-        advice = "" if y.dim() != 2 else (
-            "; y.squeeze(1) takes the second axis away" if y.shape[1] == 1
-            else "; of one row of scores an image, y.argmax(1) makes them"
-        )  # fmt: skip
-        raise BadInput(
-            "labels must be whole numbers of shape (B,), the number of each image's class; "
-            f"{name} has {y.dtype} of shape {tuple(y.shape)}{advice}"
-        )
-    return X, y.long()
-
-
-def _first_text(labels):
-    if isinstance(labels, str):
-        return labels
-    if getattr(getattr(labels, "dtype", None), "kind", "") in ("U", "S", "O"):  # NumPy's
-        labels = list(labels)
-    if isinstance(labels, (tuple, list)):
-        return next((str(label) for label in labels if isinstance(label, (str, bytes))), None)
-    return None
-
-
-def _tensor(value, otherwise):
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if "negative strides" in str(error):
-            otherwise = "the arrays of NumPy run backwards; a.copy() puts them in order"
-        raise BadInput(otherwise) from error
-
-
-def _described(value):
-    """What a value is, in a few words."""
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, dict):
-        return f"a dict with the keys {', '.join(map(repr, value))}"
-    if isinstance(value, (tuple, list)):
-        inside = ", ".join(map(_described, value[:4])) + (", ..." if len(value) > 4 else "")
-        return f"a {type(value).__name__} of {len(value)}: {inside}"
-    return f"a {type(value).__name__}"
-
-
-def check_images(X, name, number):
-    """Refuse images that are not finite; `number` is the batch's, from 1."""
-    # The sum is finite if all are, and far quicker than looking at each.
-    if not X.is_floating_point() or math.isfinite(X.sum()):
-        return
-    if not X.isfinite().all():
-        raise BadInput(
-            f"batch {number} of {name} holds images that are not finite (NaN or infinite): "
-            "look at the files they come from, and for a division by 0 in what prepares them"
-        )
-
-
-def check_labels(labels, num_classes, name):
-    """Refuse labels for which the network has no score."""
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        advice = f"the last layer needs {high + 1} outputs"
-        if low < 0:
-            advice = "labels start at 0"
-        elif low == 1 and high == num_classes:
-            advice = "number the classes from 0"
-        raise BadInput(
-            f"{name} has labels from {low} to {high}, but the network has {num_classes} scores, "
-            f"for labels 0 to {num_classes - 1}: {advice}"
-        )
-
-
-def check_scores(scores, num_images):
-    """Refuse an output of the network that is no tensor of scores (B, num_classes)."""
-    if not isinstance(scores, torch.Tensor):
-        name = type(scores).__name__
-        given = f"a {name}"
-        if isinstance(scores, dict):
-            given = f"a {name} with the keys {', '.join(map(repr, scores))}"
-        elif hasattr(scores, "__len__"):
-            given = f"a {name} of {len(scores)} values"
-        raise BadInput(
-            f"the network returned {given} where one tensor of scores, ({num_images}, "
-            "num_classes), is needed; leave the others out when it is built (torchvision: "
-            "aux_logits=False), or wrap it in a module that returns the one"
-        )
-    if scores.dim() != 2 or len(scores) != num_images:
-        raise BadInput(
-            f"the network must return scores of shape ({num_images}, num_classes) for "
-            f"{num_images} images, got {tuple(scores.shape)}; does it lack nn.Flatten()?"
-        )
-
-
-def check_first_scores(scores):
-    """Refuse scores that training cannot start from."""
-    if not scores.requires_grad:
-        raise BadInput(
-            "the network's scores do not depend on its weights in a way that can be trained; is "
-            "there a .detach(), .long(), .numpy() or torch.no_grad() in its forward?"
-        )
-    if not scores.isfinite().all():
-        raise BadInput(
-            "the network's scores are not finite (NaN or infinite) before the first step: its "
-            "weights or biases are not; define the network anew"
-        )
-
-
-# --- before training ------------------------------------------------------------------------------
 
 
 def checked_arguments(net, lr, device, seed, checkpoint):
@@ -253,7 +98,7 @@ def check_iterator(data_iter, name, num_passes):
     if not hasattr(data_iter, "__iter__") and not hasattr(data_iter, "__getitem__"):
         raise BadInput(
             f"{name} must yield batches (X, y), as a DataLoader or a list of them does; got "
-            f"{_described(data_iter)}"
+            f"{described(data_iter)}"
         )
     if isinstance(data_iter, ONCE_ONLY) and num_passes > 1:
         raise BadInput(
@@ -270,7 +115,42 @@ def check_iterator(data_iter, name, num_passes):
                 check_images(X, name, number)
 
 
-def is_plain(loader):
+def look(net, X, scores, train_iter, test_iter, evaluate):
+    """Refuse what would not fit later on, given a first batch and its scores; print what is odd.
+
+    evaluate: function of a list of batches and of its name, to try images of another size.
+    """
+    _check_first_scores(scores)
+    _check_single_images(net, X, train_iter, "train_iter")
+    notes = list(_notes(X, scores.detach()))
+    for data_iter, name in ((train_iter, "train_iter"), (test_iter, "test_iter")):
+        images, labels = _known_part(data_iter, name)
+        if labels is not None:
+            check_labels(labels, scores.shape[1], name)
+        if images is not None:
+            notes += _notes(images)
+            if images.shape[1:] != X.shape[1:]:  # does the network take these too?
+                with random_state_kept():
+                    evaluate([(images, labels[: len(images)])], name)
+    for note in dict.fromkeys(notes):
+        print("note:", note)
+
+
+def _check_first_scores(scores):
+    """Refuse scores that training cannot start from."""
+    if not scores.requires_grad:
+        raise BadInput(
+            "the network's scores do not depend on its weights in a way that can be trained; is "
+            "there a .detach(), .long(), .numpy() or torch.no_grad() in its forward?"
+        )
+    if not scores.isfinite().all():
+        raise BadInput(
+            "the network's scores are not finite (NaN or infinite) before the first step: its "
+            "weights or biases are not; define the network anew"
+        )
+
+
+def _is_plain(loader):
     """Whether a DataLoader gives what is in its data set, every item once, and nothing else."""
     return (
         type(loader) is DataLoader
@@ -281,7 +161,7 @@ def is_plain(loader):
     )
 
 
-def known_part(data_iter, name):
+def _known_part(data_iter, name):
     """A first batch of images, and all labels, of what can be looked into without a trace.
 
     That is lists of batches, `ImageIterator`s, and loaders of tensors or lists; of others, and of
@@ -292,7 +172,7 @@ def known_part(data_iter, name):
         return batches[0][0], torch.cat([y.cpu() for _, y in batches])
     if isinstance(data_iter, ImageIterator):
         return None if data_iter.transforms else data_iter.first_images(), data_iter.labels
-    if is_plain(data_iter):
+    if _is_plain(data_iter):
         data_set, size = data_iter.dataset, data_iter.batch_size
         if type(data_set) is TensorDataset and len(data_set.tensors) == 2:
             X, y = pair(data_set.tensors, name)
@@ -356,12 +236,12 @@ def find_sizes(net, train_iter):
         )
 
 
-def check_single_images(net, X, data_iter, name):
+def _check_single_images(net, X, data_iter, name):
     """Refuse batch normalisation over a batch of one image, where that can be foreseen."""
     if type(data_iter) in (list, tuple):
         smallest = min(len(pair(batch, name)[0]) for batch in data_iter)
         advice = "put it into another batch"
-    elif isinstance(data_iter, ImageIterator) or (is_plain(data_iter) and not data_iter.drop_last):
+    elif isinstance(data_iter, ImageIterator) or (_is_plain(data_iter) and not data_iter.drop_last):
         num_images, batch_size = len(data_iter.dataset), data_iter.batch_size
         smallest = num_images % batch_size or batch_size
         fitting = [size for size in range(2, num_images + 1) if num_images % size != 1]
@@ -400,7 +280,7 @@ def _needs_several(net, image):
         return False
 
 
-def notes(X, scores=None):
+def _notes(X, scores=None):
     """What works, but hardly as it is meant; `scores` are those of training."""
     if X.is_floating_point() and X.abs().max() > 30:
         yield (

@@ -18,7 +18,6 @@ __all__ = [
     "Explained",
     "OutOfMemory",
     "explained",
-    "loading_explained",
     "whole_number",
 ]
 
@@ -103,28 +102,6 @@ def explained(given, batch_size=None, net=None, X=None):
                     "make one"
                 )
         raise BadInput(f"the network does not take {given}: {why}") from error
-
-
-@contextlib.contextmanager
-def loading_explained(name):
-    """The errors of a DataLoader that everyone meets, in its workers too."""
-    try:
-        yield
-    except (TypeError, RuntimeError) as error:
-        text = str(error)
-        if "must contain tensors, numpy arrays" in text:
-            found = text.split("found ")[-1].strip()
-            raise BadInput(
-                f"the data set of {name} gives what is no tensor ({found}); "
-                "torchvision.transforms.ToTensor() makes tensors of pictures"
-            ) from error
-        if "stack expects each tensor to be equal size" in text:
-            found = text.split("but ")[-1].strip()
-            raise BadInput(
-                f"the images of {name} are of different sizes ({found}); "
-                "torchvision.transforms.Resize((side, side)) makes them equal"
-            ) from error
-        raise
 
 
 def _is_torchs_own(error):

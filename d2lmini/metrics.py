@@ -8,24 +8,17 @@ import time
 
 import torch
 
-from d2lmini.checks import check_images, check_labels, check_scores, pair
-from d2lmini.data import ImageIterator
-from d2lmini.explain import BadInput, explained, loading_explained
-from d2lmini.network import device_of, dtype_of, evaluation_mode
+from d2lmini.batches import batches, check_labels, check_scores, scores_of
+from d2lmini.explain import BadInput
+from d2lmini.network import device_of, evaluation_mode
 
 __all__ = [
     "Accumulator",
     "Timer",
     "accuracy",
-    "batches",
     "evaluate",
     "evaluate_accuracy_gpu",
-    "scores_of",
-    "to_device",
 ]
-
-
-END = object()  # what is no batch
 
 
 class Timer:
@@ -141,40 +134,3 @@ def evaluate(net, data_iter, device, name):
     if num_samples == 0:
         raise BadInput(f"{name} yields no batch: there is nothing to evaluate")
     return num_correct[0] / num_samples
-
-
-def batches(data_iter, device, name):
-    """Yield (X, y) of any iterable of batches, as tensors.
-
-    An `ImageIterator` makes them on `device`; others stay where they come from. Whatever is no
-    batch of images and labels is refused; `name` says in the message what yields it.
-    """
-    if callable(getattr(data_iter, "on", None)):
-        data_iter = data_iter.on(device)
-    finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms
-    device_type, iterator = torch.device(device).type, iter(data_iter)
-    for number in itertools.count(1):
-        with torch.autocast(device_type, enabled=False), loading_explained(name):
-            batch = next(iterator, END)
-        if batch is END:
-            return
-        X, y = pair(batch, name)
-        if X.device.type == "cpu" and not finite:  # a GPU would be waited for
-            check_images(X, name, number)
-        yield X, y
-
-
-def scores_of(net, X, device, name):
-    """`net(X)` on `device`; where images of `name` do not fit, why and what to do about it."""
-    X = to_device(X, device, dtype_of(net))
-    with explained(f"the images of {name}, {tuple(X.shape)}", len(X), net, X):
-        return net(X)
-
-
-def to_device(X, device, dtype=None):
-    """The tensor on `device`, in `dtype` if it holds floats.
-
-    Only CUDA may copy while the program goes on; others mix data up.
-    """
-    dtype = dtype if X.is_floating_point() else None
-    return X.to(device, dtype, non_blocking=torch.device(device).type == "cuda")

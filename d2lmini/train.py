@@ -18,16 +18,17 @@ from torch.nn import functional as F
 from d2lmini import checkpoint as checkpoints
 from d2lmini import checks
 from d2lmini.animator import Animator
-from d2lmini.device import memory_kept, release_memory
-from d2lmini.explain import BadInput, Explained, explained, whole_number
-from d2lmini.metrics import (
-    Accumulator,
-    accuracy,
+from d2lmini.batches import (
     batches,
-    evaluate,
+    check_images,
+    check_labels,
+    check_scores,
     scores_of,
     to_device,
 )
+from d2lmini.device import memory_kept, release_memory
+from d2lmini.explain import BadInput, Explained, explained, whole_number
+from d2lmini.metrics import Accumulator, accuracy, evaluate
 from d2lmini.network import init_xavier, is_lazy
 from d2lmini.precision import Precision
 
@@ -234,7 +235,7 @@ class TrainingRun:
         started = time.perf_counter()
         for done, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter"), start=1):
             with explained(f"a batch of shape {tuple(X.shape)}", min(len(X), self.images_at_once)):
-                self.step(X, y, sums, check_labels=done == 1)
+                self.step(X, y, sums, is_first=done == 1)
             num_samples += len(y)
             if done in points and done < num_batches:  # reading the sums waits for the device
                 history.stopped = self.hopeless(sums)
@@ -263,37 +264,37 @@ class TrainingRun:
         history.train_acc.append(sums[1] / num_samples)
         history.train_seconds.append(trained - started)
         release_memory(self.device)  # evaluation, of whole batches, would need more besides
-        batch_size = getattr(self.test_iter, "batch_size", None)
-        with self.precision.autocast(), explained("the images of test_iter", batch_size):
-            test_acc = evaluate(self.net, self.test_iter, self.device, "test_iter")
+        test_acc = self.evaluate(self.test_iter, "test_iter")
         history.test_seconds.append(time.perf_counter() - trained)
         history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
         self._add_point(animator, point)
 
-    def step(self, X, y, sums, check_labels):
+    def step(self, X, y, sums, is_first):
         """Forward, backward, update for one batch, without waiting for the device.
 
         `sums`, an `Accumulator(3)`, gets the loss summed over the images, the number of correct
-        predictions, and that of the scores that are not 0.
+        predictions, and that of the scores that are not 0. `is_first` says that it is the epoch's
+        first batch.
         """
         self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
         num_parts = math.ceil(len(X) / self.images_at_once) or 1  # of no limit
         for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
-            self._add_gradients(*part, len(y), sums, check_labels)
+            self._add_gradients(*part, len(y), sums, is_first)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _add_gradients(self, X, y, batch_size, sums, check_labels):
+    def _add_gradients(self, X, y, batch_size, sums, is_first):
         """Forward and backward of a batch or a part of it, whose mean loss counts by its size."""
         with self.precision.autocast():
             logits = scores_of(self.net, X, self.device, "train_iter")
-        checks.check_scores(logits, len(X))
+        check_scores(logits, len(X))
         if not self.looked:  # nothing has moved yet
-            self.look(X, logits)
+            self.looked = True
+            checks.look(self.net, X, logits, self.train_iter, self.test_iter, self.evaluate)
         # Labels on a GPU are read once an epoch only, for reading them waits for it.
-        if check_labels or y.device.type == "cpu":
-            checks.check_labels(y, logits.shape[1], "train_iter")
+        if is_first or y.device.type == "cpu":
+            check_labels(y, logits.shape[1], "train_iter")
         y = to_device(y, self.device)
         loss = F.cross_entropy(logits.float(), y)
         self.scaler.scale(loss * (len(y) / batch_size)).backward()
@@ -326,7 +327,7 @@ class TrainingRun:
                 for number, (X, _) in enumerate(
                     batches(self.train_iter, self.device, "train_iter")
                 ):
-                    checks.check_images(X, "train_iter", number + 1)
+                    check_images(X, "train_iter", number + 1)
             return (
                 f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a "
                 f"smaller learning rate, lr={self.lr / 10:g}, and define the network anew"
@@ -340,23 +341,11 @@ class TrainingRun:
             )
         return None
 
-    def look(self, X, logits):
-        """Refuse what would not fit later on, given a first batch and its scores."""
-        self.looked = True
-        checks.check_first_scores(logits)
-        checks.check_single_images(self.net, X, self.train_iter, "train_iter")
-        told = list(checks.notes(X, logits.detach()))
-        for data_iter, name in ((self.train_iter, "train_iter"), (self.test_iter, "test_iter")):
-            images, labels = checks.known_part(data_iter, name)
-            if labels is not None:
-                checks.check_labels(labels, logits.shape[1], name)
-            if images is not None:
-                told += checks.notes(images)
-                if images.shape[1:] != X.shape[1:]:  # does the network take these too?
-                    with checks.random_state_kept(), self.precision.autocast():
-                        evaluate(self.net, [(images, labels[: len(images)])], self.device, name)
-        for note in dict.fromkeys(told):
-            print("note:", note)
+    def evaluate(self, data_iter, name):
+        """Share of correct predictions, at the run's precision."""
+        batch_size = getattr(data_iter, "batch_size", None)
+        with self.precision.autocast(), explained(f"the images of {name}", batch_size):
+            return evaluate(self.net, data_iter, self.device, name)
 
     def _add_point(self, animator, point, status=None):
         self.history.curve.append(point)

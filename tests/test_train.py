@@ -481,14 +481,14 @@ def test_labels_on_a_gpu_are_looked_at_once_an_epoch(on_gpu, monkeypatch):
     if on_gpu:
         batches = [(X, y.as_subclass(ElsewhereLabels)) for X, y in batches]
     net, test = small_net(), random_batches(1)
-    original = train.checks.check_labels
+    original = train.check_labels
 
     def check(labels, num_classes, name):
         looked_at.append(name)
         original(labels, num_classes, name)
 
-    monkeypatch.setattr(train.TrainingRun, "look", lambda *args: None)  # at all labels
-    monkeypatch.setattr(train.checks, "check_labels", check)
+    monkeypatch.setattr(train.checks, "look", lambda *args: None)  # at all labels
+    monkeypatch.setattr(train, "check_labels", check)
     run(net, batches, num_epochs=3, test=test)
     assert looked_at == ["train_iter"] * (3 if on_gpu else 18)
 

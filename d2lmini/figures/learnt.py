@@ -6,12 +6,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from d2lmini.checks import check_labels, check_scores
+from d2lmini.batches import batches, check_labels, check_scores, scores_of
 from d2lmini.figures.images import mosaic, plot_image, shrink, stretch_contrast
 from d2lmini.figures.inline_svg import show
 from d2lmini.figures.style import BLUE, PHONE, rgb, shape_text
 from d2lmini.figures.tracing import layer_outputs
-from d2lmini.metrics import batches, scores_of
 from d2lmini.network import device_of, evaluation_mode
 
 __all__ = ["show_confusion", "show_feature_maps", "show_filters"]
