@@ -34,6 +34,7 @@ def show_histories(*histories, labels=None, caption=None):
                 f"the history of {label!r} has no whole epoch: there is nothing to draw"
             )
     fig = Figure(figsize=(PAGE, 2.7), layout="constrained")
+    fig.get_layout_engine().set(wspace=0.06)
     for ax, values, ylabel in zip(
         fig.subplots(1, 2), ("train_loss", "test_acc"), ("train loss", "test accuracy"), strict=True
     ):
