@@ -4,6 +4,7 @@ Looking changes nothing: no random number is drawn, no batch is taken that train
 """
 
 import contextlib
+import copy
 import io
 import itertools
 import numbers
@@ -118,11 +119,11 @@ def check_iterator(data_iter, name, num_passes):
 def look(net, X, scores, train_iter, test_iter, evaluate):
     """Refuse what would not fit later on, given a first batch and its scores; print what is odd.
 
-    evaluate: function of a list of batches and of its name, to try images of another size.
+    evaluate: function of a network, a list of batches and its name, to try images of another size.
     """
     _check_first_scores(scores)
     _check_single_images(net, X, train_iter, "train_iter")
-    notes = list(_notes(X, scores.detach()))
+    notes, trial = list(_notes(X, scores.detach())), None
     for data_iter, name in ((train_iter, "train_iter"), (test_iter, "test_iter")):
         images, labels = _known_part(data_iter, name)
         if labels is not None:
@@ -130,8 +131,11 @@ def look(net, X, scores, train_iter, test_iter, evaluate):
         if images is not None:
             notes += _notes(images)
             if images.shape[1:] != X.shape[1:]:  # does the network take these too?
-                with random_state_kept():
-                    evaluate([(images, labels[: len(images)])], name)
+                with contextlib.suppress(RuntimeError, TypeError):  # what cannot be copied
+                    trial = copy.deepcopy(net)  # it may keep something of what it is given
+                if trial is not None:
+                    with random_state_kept():
+                        evaluate(trial, [(images, labels[: len(images)])], name)
     for note in dict.fromkeys(notes):
         print("note:", note)
 
@@ -155,6 +159,7 @@ def _is_plain(loader):
     return (
         type(loader) is DataLoader
         and loader.collate_fn is default_collate
+        and loader.batch_size is not None  # else its sampler is not what counts
         and type(loader.batch_sampler) is BatchSampler
         and type(loader.sampler) in (RandomSampler, SequentialSampler)
         and len(loader.sampler) == len(loader.dataset)

@@ -264,7 +264,7 @@ class TrainingRun:
         history.train_acc.append(sums[1] / num_samples)
         history.train_seconds.append(trained - started)
         release_memory(self.device)  # evaluation, of whole batches, would need more besides
-        test_acc = self.evaluate(self.test_iter, "test_iter")
+        test_acc = self.evaluate(self.net, self.test_iter, "test_iter")
         history.test_seconds.append(time.perf_counter() - trained)
         history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
@@ -341,11 +341,11 @@ class TrainingRun:
             )
         return None
 
-    def evaluate(self, data_iter, name):
+    def evaluate(self, net, data_iter, name):
         """Share of correct predictions, at the run's precision."""
         batch_size = getattr(data_iter, "batch_size", None)
         with self.precision.autocast(), explained(f"the images of {name}", batch_size):
-            return evaluate(self.net, data_iter, self.device, name)
+            return evaluate(net, data_iter, self.device, name)
 
     def _add_point(self, animator, point, status=None):
         self.history.curve.append(point)

@@ -1412,3 +1412,25 @@ def test_mistakes_in_forward_are_the_readers_own(mistake, error):
     with pytest.raises(error) as caught:
         train(Mistaken(mistake), batches())
     assert "the network does not take" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["maps", "vectors"])
+def test_batches_that_a_list_of_numbers_makes(kind):
+    loader = DataLoader(TensorDataset(*images()), batch_sampler=[[0, 1, 2], [5, 7], [8, 9, 10]])
+    assert train(norm_net(kind), loader).num_samples == 8
+
+
+def test_trying_images_of_another_size_leaves_no_trace():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(1, 4, 3), nn.Linear(4, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, X):
+            self.calls += 1
+            return self.linear(self.conv(X).mean((2, 3)))
+
+    net = Counting()
+    assert train(net, batches(), batches(side=10)).test_acc
+    assert net.calls == 3 + 3
