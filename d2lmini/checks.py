@@ -150,7 +150,8 @@ def _check_first_scores(scores):
     if not scores.isfinite().all():
         raise BadInput(
             "the network's scores are not finite (NaN or infinite) before the first step: its "
-            "weights or biases are not; define the network anew"
+            "weights or biases are not, or the images are too large for the number format; define "
+            "the network anew, or bring the images to values from 0 to 1"
         )
 
 

@@ -1,4 +1,4 @@
-"""The trainer of the four chapters: `train_ch6` and its checks.
+"""The trainer of the chapters: `train_ch6`.
 
 It computes what the reference's `train_ch6` (d2l 0.17.0) computes: Xavier-uniform weights (Glorot
 and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
@@ -306,7 +306,8 @@ class TrainingRun:
 
         `done` batches of this epoch are, with `num_samples` images, since `started`.
         """
-        epoch, seconds = len(self.history.test_acc) + 1, time.perf_counter() - started
+        epoch = len(self.history.test_acc) + 1
+        seconds = max(time.perf_counter() - started, 1e-9)  # of a clock that stands
         text = f"epoch {epoch}/{self.num_epochs}, batch {done}"
         if not num_batches:  # of a stream
             return f"{text}, {num_samples / seconds:.0f} examples/sec"
