@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from nbconvert import HTMLExporter
 
+import conftest
 from benchmarks import nin_starts
 from tests.test_networks import NETWORKS, build, layer_shapes
 from tools import notebooks
@@ -295,3 +296,22 @@ def test_cells_run_where_pytest_runs_whatever_kernel_the_notebook_names(tmp_path
     command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 passed" in run.stdout, run.stdout
+
+
+@pytest.mark.parametrize("failures", [0, 2, 3])
+def test_a_kernel_that_dies_at_once_is_started_again(failures):
+    """Two test processes look for free ports at the same time."""
+    tries = []
+
+    def start(name):
+        tries.append(name)
+        if len(tries) <= failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return "kernel"
+
+    if failures < 3:
+        assert conftest.tried_again(start)("python3") == "kernel"
+    else:
+        with pytest.raises(RuntimeError, match="Kernel died"):
+            conftest.tried_again(start)("python3")
+    assert len(tries) == min(failures + 1, 3)
