@@ -333,9 +333,11 @@ def _copied(value):
             shared.append(part)
             return len(shared) - 1
 
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, number):
+            return shared[number]
+
     packed = io.BytesIO()
     Pickler(packed).dump(value)
     packed.seek(0)
-    unpickler = pickle.Unpickler(packed)
-    unpickler.persistent_load = shared.__getitem__
-    return unpickler.load()
+    return Unpickler(packed).load()

@@ -57,7 +57,7 @@ def whole_number(name, value, low=1, wanted="a positive int"):
         number = operator.index(value)
     except TypeError:
         number = None
-    is_bool = isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     if number is None or is_bool or number < low:
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
     return number
