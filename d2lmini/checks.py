@@ -29,10 +29,17 @@ from torch.utils.data import (
 )
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
-from d2lmini.batches import check_images, check_labels, described, loading_explained, pair
+from d2lmini.batches import (
+    check_images,
+    check_labels,
+    described,
+    loading_explained,
+    pair,
+    scores_of,
+)
 from d2lmini.data import ImageIterator
 from d2lmini.device import try_gpu
-from d2lmini.explain import ONE_IMAGE, BadInput, explained, whole_number
+from d2lmini.explain import ONE_IMAGE, BadInput, whole_number
 from d2lmini.network import dtype_of, evaluation_mode, is_lazy, run_on_meta, uncompiled
 
 __all__ = [
@@ -229,11 +236,8 @@ def find_sizes(net, train_iter):
             "the network has lazy layers, whose sizes a first batch tells, and this train_iter "
             "gives its first batch once only: call net(X) on one before training"
         )
-    X, plain = X.cpu(), uncompiled(net)
-    X = X.to(dtype_of(net)) if X.is_floating_point() else X
-    given = f"the images of train_iter, {tuple(X.shape)}"
-    with evaluation_mode(net), torch.no_grad(), explained(given, len(X), plain, X):
-        plain(X)
+    with evaluation_mode(net), torch.no_grad():
+        scores_of(uncompiled(net), X, "cpu", "train_iter")
     if is_lazy(net):
         *_, waiting = (name for name, module in net.named_modules() if is_lazy(module))
         raise BadInput(
@@ -246,23 +250,26 @@ def _check_single_images(net, X, data_iter, name):
     """Refuse batch normalisation over a batch of one image, where that can be foreseen."""
     if type(data_iter) in (list, tuple):
         smallest = min(len(pair(batch, name)[0]) for batch in data_iter)
-        advice = "put it into another batch"
+        num_images = None
     elif isinstance(data_iter, ImageIterator) or (_is_plain(data_iter) and not data_iter.drop_last):
         num_images, batch_size = len(data_iter.dataset), data_iter.batch_size
         smallest = num_images % batch_size or batch_size
+    else:
+        return
+    if smallest != 1 or not _needs_several(net, X[:1]):
+        return
+    advice = "put it into another batch"
+    if num_images is not None:
         fitting = [size for size in range(2, num_images + 1) if num_images % size != 1]
         nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
         advice = f"{num_images} images in batches of {batch_size}: " + (
             f"take a batch size such as {' or '.join(map(str, nearest))}, or a DataLoader with "
             "drop_last=True" if nearest else "there have to be more"
         )  # fmt: skip
-    else:
-        return
-    if smallest == 1 and _needs_several(net, X[:1]):
-        raise BadInput(
-            "the network has batch normalisation, which in training needs more than one image at "
-            f"a time, but {name} has a batch of one image ({advice})"
-        )
+    raise BadInput(
+        "the network has batch normalisation, which in training needs more than one image at a "
+        f"time, but {name} has a batch of one image ({advice})"
+    )
 
 
 def _needs_several(net, image):
