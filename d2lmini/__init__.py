@@ -10,6 +10,7 @@ batches     images and labels from whatever a reader has, as tensors, or refused
 checks      what train_ch6 is given, looked at before the first step
 metrics     Timer, Accumulator, accuracy, evaluation
 precision   number formats and memory layout while training
+capture     a batch's work as a CUDA graph
 checkpoint  training state on disk, and what tells one run from another
 animator    training curves updated in place
 train       train_ch6: initialise, train, measure, say what went wrong

@@ -142,17 +142,25 @@ class ImageIterator:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self):
-        # The order is drawn on the CPU whatever the device, so that a seed gives the same
-        # order everywhere, and anew for each pass, so that two passes at once are independent.
+        for indices in self.order():
+            yield self.batch(indices)
+
+    def order(self):
+        """The numbers of the images of a new pass, a tensor for each batch."""
+        # Drawn on the CPU whatever the device, so that a seed gives the same order everywhere, and
+        # anew for each pass, so that two passes at once are independent.
         num_images = len(self.labels)
         order = torch.arange(num_images)
         if self.shuffle:
             order = torch.randperm(num_images, generator=self.generator)
-        for indices in order.to(self.device).split(self.batch_size):
-            X = self._pixels(indices)
-            for transform in self.transforms:
-                X = _transformed(X, transform)
-            yield X, self.labels[indices]
+        return order.to(self.device).split(self.batch_size)
+
+    def batch(self, indices):
+        """X and y of the images of these numbers, an int64 tensor (B,) on the iterator's device."""
+        X = self._pixels(indices)
+        for transform in self.transforms:
+            X = _transformed(X, transform)
+        return X, self.labels[indices]
 
     def _pixels(self, indices):
         """Images by their numbers as float32 (B, 1, H, W) in [0, 1]."""
@@ -234,20 +242,19 @@ def resize_like_pil(images, side):
 
 def _resize_axis(images, side, dim):
     """One pass of PIL's resampling: uint8 in, uint8 out, weights in 22-bit fixed point."""
-    indices, weights = _pil_taps(images.shape[dim], side, images.device)
+    indices, weights, total = _pil_taps(images.shape[dim], side, images.device)
     per_pixel = [-1 if d == dim else 1 for d in range(images.dim())]
-    pixels = images.to(torch.int32)
-    total = 1 << 21  # one half, so that the shift below rounds to nearest
     for index, weight in zip(indices, weights, strict=True):
-        total = total + pixels.index_select(dim, index) * weight.view(per_pixel)
+        total = torch.addcmul(total, images.index_select(dim, index), weight.view(per_pixel))
     return (total >> 22).to(torch.uint8)  # 255 * 2**22 + 2**21 < 2**31: int32 never overflows
 
 
-@functools.lru_cache(maxsize=16)  # made once, so that no batch waits for a copy to the device
+@functools.cache  # no batch waits for a copy to the device; a CUDA graph has their addresses
 def _pil_taps(size_in, size_out, device):
     """Source indices (int64) and weights (int32), both (taps, size_out), of PIL's triangle filter.
 
-    The weights of an output pixel add up to about 2**22; unused taps have weight 0.
+    The weights of an output pixel add up to about 2**22; unused taps have weight 0. The third
+    tensor, 2**21, is the half that a sum starts from, so that cutting it off rounds to nearest.
     Source: Pillow, src/libImaging/Resample.c (the algorithm, not its code).
     """
     scale = size_in / size_out
@@ -260,7 +267,8 @@ def _pil_taps(size_in, size_out, device):
     weights = (1 - ((positions + 0.5 - centres) / width).abs()).clamp(min=0)
     weights = torch.where(positions < last, weights, 0.0)
     weights = (weights / weights.sum(0) * (1 << 22) + 0.5).floor().to(torch.int32)
-    return positions.clamp(max=size_in - 1).long().to(device), weights.to(device)
+    half = torch.tensor(1 << 21, dtype=torch.int32)
+    return positions.clamp(max=size_in - 1).long().to(device), weights.to(device), half.to(device)
 
 
 def find_files(root=None):

@@ -65,11 +65,17 @@ class Accumulator:
             raise ValueError(
                 f"this Accumulator has {len(self.data)} sums, got {len(values)} values"
             )
-        self.data = [total + _widen(value) for total, value in zip(self.data, values, strict=True)]
+        for index, value in enumerate(map(_widen, values)):
+            total = self.data[index]
+            if isinstance(total, torch.Tensor) and total.device == getattr(value, "device", None):
+                total += value  # in place: a CUDA graph may have its address
+            else:
+                self.data[index] = total + value
 
     def reset(self):
         """Set every sum to zero."""
-        self.data = [0.0] * len(self.data)
+        for index, total in enumerate(self.data):
+            self.data[index] = total.zero_() if isinstance(total, torch.Tensor) else 0.0
 
     def __getitem__(self, index):
         return float(self.data[index])

@@ -26,10 +26,11 @@ from d2lmini.batches import (
     scores_of,
     to_device,
 )
+from d2lmini.capture import GraphRecorder, Replayed, can_be_replayed
 from d2lmini.device import memory_kept, release_memory
 from d2lmini.explain import BadInput, Explained, explained, whole_number
 from d2lmini.metrics import Accumulator, accuracy, evaluate
-from d2lmini.network import init_xavier, is_lazy
+from d2lmini.network import evaluation_mode, init_xavier, is_lazy
 from d2lmini.precision import Precision
 
 __all__ = ["History", "train_ch6"]
@@ -177,6 +178,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             explained("the data set", batch_size),
             memory_kept(device),
             precision.applied_to(net),
+            contextlib.closing(run),
         ):
             while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
                 run.train_epoch(animator)
@@ -222,22 +224,37 @@ class TrainingRun:
         scales = precision.name == "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
         self.history = History(str(self.device), precision.name, seed)
+        self.sums = Accumulator(3)  # loss, correct, scores that are not 0, of an epoch
+        self.num_correct = Accumulator(1)  # of the test images
         self.last_redraw = self.last_progress = time.perf_counter()
+        self.shown_status = None  # under the plot
         self.looked = False  # at what the first scores are needed for
+        self.recorder = None
+        self.replayed_step = self._replayed(self._step_on, self.train_iter)
+        self.replayed_test = self._replayed(self._test_on, self.test_iter)
+
+    def _replayed(self, work, data_iter):
+        """`work` on the batches of `data_iter` by graphs, or None where that cannot be."""
+        if not can_be_replayed(self.net, data_iter):
+            return None
+        self.recorder = self.recorder or GraphRecorder(self.net)
+        return Replayed(work, self.net, self.recorder)
 
     def train_epoch(self, animator):
         """One pass over the training set and one over the test set, or a part and the reason."""
         history, epoch = self.history, len(self.history.test_acc)
         num_batches = _length(self.train_iter)
         points = {math.ceil(num_batches * k / POINTS_PER_EPOCH) for k in range(1, POINTS_PER_EPOCH)}
-        sums, num_samples = Accumulator(3), 0  # loss, correct, scores that are not 0
+        sums, num_samples = self.sums, 0
+        sums.reset()
         self.net.train()
         started = time.perf_counter()
-        for done, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter"), start=1):
-            with explained(f"a batch of shape {tuple(X.shape)}", min(len(X), self.images_at_once)):
-                self.step(X, y, sums, is_first=done == 1)
-            num_samples += len(y)
-            if done in points and done < num_batches:  # reading the sums waits for the device
+        for done, num_images in enumerate(self.steps(sums), start=1):
+            num_samples += num_images
+            if done in points and done < num_batches:
+                if self.device.type != "cpu":  # which has work to do meanwhile
+                    self._redraw(animator)
+                # Reading the sums waits for the device.
                 history.stopped = self.hopeless(sums)
                 if history.stopped:
                     return
@@ -264,11 +281,26 @@ class TrainingRun:
         history.train_acc.append(sums[1] / num_samples)
         history.train_seconds.append(trained - started)
         release_memory(self.device)  # evaluation, of whole batches, would need more besides
-        test_acc = self.evaluate(self.net, self.test_iter, "test_iter")
+        test_acc = self.test_accuracy()
         history.test_seconds.append(time.perf_counter() - trained)
         history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
         self._add_point(animator, point)
+
+    def steps(self, sums):
+        """Train on one batch after another; yields their numbers of images. `sums` as in `step`."""
+        if self.replayed_step is not None:
+            for indices in self.train_iter.order():
+                self.replayed_step(indices)
+                yield len(indices)
+            return
+        for number, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter")):
+            self.step(X, y, sums, is_first=number == 0)
+            yield len(y)
+
+    def _step_on(self, indices):
+        """A step on the images of these numbers; all labels have been looked at."""
+        self.step(*self.train_iter.batch(indices), self.sums, is_first=False)
 
     def step(self, X, y, sums, is_first):
         """Forward, backward, update for one batch, without waiting for the device.
@@ -277,12 +309,13 @@ class TrainingRun:
         predictions, and that of the scores that are not 0. `is_first` says that it is the epoch's
         first batch.
         """
-        self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
-        num_parts = math.ceil(len(X) / self.images_at_once) or 1  # of no limit
-        for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
-            self._add_gradients(*part, len(y), sums, is_first)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        with explained(f"a batch of shape {tuple(X.shape)}", min(len(X), self.images_at_once)):
+            self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
+            num_parts = math.ceil(len(X) / self.images_at_once) or 1  # of no limit
+            for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
+                self._add_gradients(*part, len(y), sums, is_first)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
 
     def _add_gradients(self, X, y, batch_size, sums, is_first):
         """Forward and backward of a batch or a part of it, whose mean loss counts by its size."""
@@ -348,12 +381,44 @@ class TrainingRun:
         with self.precision.autocast(), explained(f"the images of {name}", batch_size):
             return evaluate(net, data_iter, self.device, name)
 
+    def test_accuracy(self):
+        """That of the whole test set."""
+        if self.replayed_test is None:
+            return self.evaluate(self.net, self.test_iter, "test_iter")
+        self.num_correct.reset()
+        with evaluation_mode(self.net), torch.no_grad():
+            for indices in self.test_iter.order():
+                self.replayed_test(indices)
+        return self.num_correct[0] / len(self.test_iter.labels)
+
+    def _test_on(self, indices):
+        """Count the correct predictions for the images of these numbers."""
+        X, y = self.test_iter.batch(indices)
+        with self.precision.autocast():
+            scores = scores_of(self.net, X, self.device, "test_iter")
+        self.num_correct.add(accuracy(scores, y))
+
     def _add_point(self, animator, point, status=None):
         self.history.curve.append(point)
         animator.add(point[0], point[1:], redraw=False)
+        self.shown_status = status
+        if self.device.type == "cpu":
+            self._redraw(animator)
+
+    def _redraw(self, animator):
+        """Show the points so far, if the last time is long enough ago."""
         if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
-            animator.redraw(status)
+            animator.redraw(self.shown_status)
             self.last_redraw = time.perf_counter()
+
+    def close(self):
+        """Give back the memory of a GPU that replaying takes."""
+        if self.recorder is not None:
+            for replayed in filter(None, (self.replayed_step, self.replayed_test)):
+                replayed.graphs.clear()
+            self.replayed_step = self.replayed_test = None
+            self.optimizer.zero_grad(set_to_none=True)  # they lie in the graphs' memory
+            self.recorder.close()
 
     def settings(self):
         """What a checkpoint must have in common with this run, by name."""

@@ -1,0 +1,202 @@
+"""On CUDA a batch's work is captured once as a graph and replayed: Python launches no kernels.
+
+A step of GoogLeNet launches 600 kernels, which takes Python twice as long as they run. What is
+captured is the same code that runs ordinarily; replaying repeats its kernels on the same addresses.
+
+Source: the CUDA graphs of torch, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+import collections
+import contextlib
+import itertools
+import random
+import sys
+import warnings
+
+import torch
+from torch import nn
+
+from d2lmini.data import ImageIterator
+from d2lmini.network import device_of, uncompiled
+
+__all__ = ["GraphRecorder", "Replayed", "can_be_replayed"]
+
+ORDINARY_CALLS = 2  # libraries load and choose algorithms in the first; the second is watched
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+class Replayed:
+    """`work(indices)`, which after two ordinary calls is captured and from then on replayed.
+
+    Each number of images has a graph of its own. What cannot be captured is done the ordinary way
+    for good, and nothing twice, for capturing runs no kernel; `why_not` then says why.
+
+    Args:
+        work: function of the numbers of a batch's images, int64 (B,), on the recorder's device. Its
+            results are what it changes: tensors, in place.
+        net: the module that it runs.
+        recorder: `GraphRecorder`; graphs of one recorder share their memory.
+    """
+
+    def __init__(self, work, net, recorder):
+        self.work, self.net, self.recorder = work, net, recorder
+        self.num_ordinary = 0
+        self.sizes = set()  # of batches that ran ordinarily: cuDNN has chosen their algorithms
+        self.graphs = {}  # by number of images: the graph's indices, and a function that replays it
+        self.why_not = None
+
+    def __call__(self, indices):
+        size = len(indices)
+        if self.why_not is None and self.num_ordinary >= ORDINARY_CALLS:
+            if size not in self.graphs:
+                self._capture(indices)
+            if size in self.graphs:
+                own_indices, replay = self.graphs[size]
+                own_indices.copy_(indices)
+                replay()
+                return
+        is_watched = self.num_ordinary == ORDINARY_CALLS - 1
+        with self._watched() if is_watched else contextlib.nullcontext():
+            self.work(indices)
+        self.num_ordinary += 1
+        self.sizes.add(size)
+
+    def _capture(self, indices):
+        own_indices = indices.clone()
+        try:
+            replay = self.recorder.record(
+                lambda: self.work(own_indices), is_tuned=len(indices) in self.sizes
+            )
+        except Exception as error:  # in the ordinary call to come it is told, if it is a mistake
+            self._give_up(f"capturing failed: {type(error).__name__}: {error}")
+        else:
+            self.graphs[len(indices)] = own_indices, replay
+
+    @contextlib.contextmanager
+    def _watched(self):
+        """Look for what a replay would leave out: all that is not a kernel."""
+        before = _state_outside_graphs(self.net)
+        with self.recorder.waiting_noted() as notes:
+            yield
+        if notes:
+            self._give_up(f"the program waits for the GPU: {notes[0]}")
+        elif not _same(before, _state_outside_graphs(self.net)):
+            self._give_up("forward draws random numbers on the CPU, or keeps something")
+
+    def _give_up(self, reason):
+        self.why_not = reason
+        self.graphs.clear()
+
+
+class GraphRecorder:
+    """Captures work on the GPU of `net`; its graphs, used one after another, share their memory."""
+
+    def __init__(self, net):
+        device = self.device = device_of(net)
+        self.pool = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream(device)
+
+    def record(self, work, is_tuned):
+        """Capture what `work()` does; a function that does it again with its tensors' new values.
+
+        `is_tuned` says that cuDNN knows the fastest algorithms for its shapes, which it could not
+        look for while capturing.
+        """
+        cudnn, graph = torch.backends.cudnn, torch.cuda.CUDAGraph()
+        benchmark = cudnn.benchmark
+        random_state = torch.cuda.get_rng_state(self.device)
+        try:
+            cudnn.benchmark = benchmark and is_tuned
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
+            ):
+                work()
+        except BaseException:
+            self._end_capture(random_state)
+            raise
+        finally:
+            cudnn.benchmark = benchmark
+        return graph.replay
+
+    def _end_capture(self, random_state):
+        """Put the random numbers in order, which a capture that failed leaves unusable."""
+        torch.cuda.synchronize(self.device)
+        generator = torch.cuda.default_generators[self.device.index]
+        generator.graphsafe_set_state(torch.Generator(self.device).graphsafe_get_state())
+        torch.cuda.set_rng_state(random_state, self.device)
+
+    @contextlib.contextmanager
+    def waiting_noted(self):
+        """Yield a list, to which torch's warnings are added where the program waits for the GPU."""
+        notes, mode = [], torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                yield notes
+            finally:
+                torch.cuda.set_sync_debug_mode(mode)
+        for warning in caught:
+            if "synchronizing CUDA operation" in str(warning.message):
+                notes.append(str(warning.message))
+            elif "Synchronization debug mode" not in str(warning.message):
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+
+    def close(self):
+        """Give back the memory of the graphs, which are gone by now."""
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+
+def can_be_replayed(net, data_iter):
+    """Whether a batch of `data_iter` through `net` can be a graph, as far as it shows beforehand.
+
+    What a reader's function does to the images, and hooks, would run once only.
+    """
+    device = device_of(net)
+    return (
+        device.type == "cuda"
+        and type(data_iter) is ImageIterator
+        and not data_iter.transforms
+        and uncompiled(net) is net
+        and not any(isinstance(module, nn.DataParallel) for module in net.modules())
+        and not any(getattr(module, hooks) for module in net.modules() for hooks in HOOKS)
+        and not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in net.parameters())
+        and all(t.device == device for t in itertools.chain(net.parameters(), net.buffers()))
+    )
+
+
+def _state_outside_graphs(net):
+    """The random numbers of the CPU, and what modules keep, as a list of (name, value)."""
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    _, key, *position = numpy_random.get_state() if numpy_random else (None, torch.empty(0))
+    state = [
+        ("Python", repr(random.getstate())),
+        ("torch", repr(torch.get_rng_state().tolist())),
+        ("NumPy", repr((key.tolist(), position))),
+    ]
+    for module in net.modules():
+        for name, value in (*vars(module).items(), *module._buffers.items()):
+            state.append((name, value))
+            if isinstance(value, (list, dict, set, collections.deque)):
+                state.append((name, len(value)))
+    return state
+
+
+def _same(state, other):
+    """Whether two states hold the same objects, or equal numbers and texts."""
+    return len(state) == len(other) and all(
+        name == other_name
+        and (
+            value is other_value
+            or (
+                isinstance(value, (int, float, str, torch.Size))
+                and type(value) is type(other_value)
+                and value == other_value
+            )
+        )
+        for (name, value), (other_name, other_value) in zip(state, other, strict=True)
+    )
