@@ -8,6 +8,7 @@ Source: the CUDA graphs of torch, https://docs.pytorch.org/docs/stable/notes/cud
 
 import collections
 import contextlib
+import functools
 import itertools
 import random
 import sys
@@ -55,7 +56,7 @@ class Replayed:
                 own_indices.copy_(indices)
                 replay()
                 return
-        is_watched = self.num_ordinary == ORDINARY_CALLS - 1
+        is_watched = self.num_ordinary == ORDINARY_CALLS - 1 and self.why_not is None
         with self._watched() if is_watched else contextlib.nullcontext():
             self.work(indices)
         self.num_ordinary += 1
@@ -76,7 +77,7 @@ class Replayed:
     def _watched(self):
         """Look for what a replay would leave out: all that is not a kernel."""
         before = _state_outside_graphs(self.net)
-        with self.recorder.waiting_noted() as notes:
+        with self.recorder.rehearsal() as notes:
             yield
         if notes:
             self._give_up(f"the program waits for the GPU: {notes[0]}")
@@ -92,9 +93,9 @@ class GraphRecorder:
     """Captures work on the GPU of `net`; its graphs, used one after another, share their memory."""
 
     def __init__(self, net):
-        device = self.device = device_of(net)
+        self.device = device_of(net)
         self.pool = torch.cuda.graph_pool_handle()
-        self.stream = torch.cuda.Stream(device)
+        self.stream = _capture_stream(self.device)
 
     def record(self, work, is_tuned):
         """Capture what `work()` does; a function that does it again with its tensors' new values.
@@ -103,7 +104,7 @@ class GraphRecorder:
         look for while capturing.
         """
         cudnn, graph = torch.backends.cudnn, torch.cuda.CUDAGraph()
-        benchmark = cudnn.benchmark
+        benchmark, stream = cudnn.benchmark, torch.cuda.current_stream(self.device)
         random_state = torch.cuda.get_rng_state(self.device)
         try:
             cudnn.benchmark = benchmark and is_tuned
@@ -113,30 +114,38 @@ class GraphRecorder:
             ):
                 work()
         except BaseException:
-            self._end_capture(random_state)
+            self._put_back(stream, random_state)
             raise
         finally:
             cudnn.benchmark = benchmark
         return graph.replay
 
-    def _end_capture(self, random_state):
-        """Put the random numbers in order, which a capture that failed leaves unusable."""
+    def _put_back(self, stream, random_state):
+        """What a capture that failed leaves behind: its stream, and generators that draw nothing."""
+        torch.cuda.set_stream(stream)
         torch.cuda.synchronize(self.device)
         generator = torch.cuda.default_generators[self.device.index]
         generator.graphsafe_set_state(torch.Generator(self.device).graphsafe_get_state())
         torch.cuda.set_rng_state(random_state, self.device)
 
     @contextlib.contextmanager
-    def waiting_noted(self):
-        """Yield a list, to which torch's warnings are added where the program waits for the GPU."""
+    def rehearsal(self):
+        """Run the work inside on the stream that will capture it, whose libraries get memory.
+
+        Yields a list, to which torch's warnings are added where the program waits for the GPU.
+        """
         notes, mode = [], torch.cuda.get_sync_debug_mode()
+        ordinary = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(ordinary)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                yield notes
+                with torch.cuda.stream(self.stream):
+                    yield notes
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
+                ordinary.wait_stream(self.stream)
         for warning in caught:
             if "synchronizing CUDA operation" in str(warning.message):
                 notes.append(str(warning.message))
@@ -149,6 +158,11 @@ class GraphRecorder:
         """Give back the memory of the graphs, which are gone by now."""
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
+
+
+@functools.cache  # cuBLAS keeps memory for each stream that it has ever worked on
+def _capture_stream(device):
+    return torch.cuda.Stream(device)
 
 
 def can_be_replayed(net, data_iter):

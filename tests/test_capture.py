@@ -34,7 +34,7 @@ class StandIn:
         return replay
 
     @contextlib.contextmanager
-    def waiting_noted(self):
+    def rehearsal(self):
         yield list(self.notes)
 
     def close(self):

@@ -164,9 +164,11 @@ def test_replayed_steps_equal_ordinary_ones(kind, precision, replays, ordinarily
     random_state = torch.cuda.get_rng_state()
     run(network(kind), precision=precision)
     assert torch.equal(torch.cuda.get_rng_state(), random_state)
+    # cuDNN's TF32 gradients differ in their last bits from run to run, without graphs too.
+    tolerance = 1e-2 if precision == "tf32" else 1e-3
     for measured, curve in zip(curves(history), curves(expected), strict=True):
-        assert measured == pytest.approx(curve, rel=1e-3, abs=1e-3)
-    assert_same_weights(net, other, rtol=1e-2, atol=1e-3)
+        assert measured == pytest.approx(curve, rel=tolerance, abs=tolerance)
+    assert_same_weights(net, other, rtol=1e-2, atol=tolerance)
 
 
 def test_dropout_draws_anew_in_each_replay_and_a_seed_repeats_the_run():
