@@ -121,7 +121,7 @@ class GraphRecorder:
         return graph.replay
 
     def _put_back(self, stream, random_state):
-        """What a capture that failed leaves behind: its stream, and generators that draw nothing."""
+        """After a capture that failed: torch leaves its stream current, and generators stuck."""
         torch.cuda.set_stream(stream)
         torch.cuda.synchronize(self.device)
         generator = torch.cuda.default_generators[self.device.index]

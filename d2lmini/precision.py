@@ -12,7 +12,6 @@ __all__ = ["Precision"]
 AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # On a CPU a larger batch goes through the network in parts: as fast, in less memory.
 IMAGES_AT_ONCE = 64
-ALGORITHMS_TRIED = 10  # by cuDNN for each convolution
 
 
 class Precision:
@@ -100,11 +99,7 @@ def _cuda_products(tf32):
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
         with cudnn.flags(
-            enabled=True,
-            benchmark=True,
-            benchmark_limit=ALGORITHMS_TRIED,
-            deterministic=cudnn.deterministic,
-            allow_tf32=tf32,
+            enabled=True, benchmark=True, deterministic=cudnn.deterministic, allow_tf32=tf32
         ):
             yield
     finally:
