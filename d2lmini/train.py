@@ -104,6 +104,11 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     not fit once an epoch is done end the training early; what was reached is kept and
     `History.stopped` says why.
 
+    On CUDA the batches of `load_data_fashion_mnist` are replayed as a graph of the first steps, see
+    `d2lmini.capture`. A network that a graph cannot repeat (it looks at values, draws on the CPU,
+    counts its calls, has hooks) is trained step by step; what its `forward` does to variables
+    outside of its modules goes unnoticed.
+
     Args:
         net: module from X (B, C, H, W) float32 to scores (B, num_classes), which the loss turns
             into probabilities itself. Lazy layers get their sizes from the first batch.
