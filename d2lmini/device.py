@@ -5,6 +5,7 @@ import ctypes
 import datetime
 import html
 import platform
+import shutil
 from importlib import metadata
 from pathlib import Path
 
@@ -12,8 +13,17 @@ import torch
 
 from d2lmini.explain import whole_number
 
-__all__ = ["device_name", "environment", "memory_kept", "release_memory", "try_gpu"]
+__all__ = [
+    "cuda_missing",
+    "device_name",
+    "environment",
+    "memory_kept",
+    "release_memory",
+    "try_gpu",
+]
 
+NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")  # Linux: a folder for each card
+GET_CUDA = "https://pytorch.org/get-started/locally/ names the build that has it"
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
 
 
@@ -60,6 +70,21 @@ def release_memory(device):
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def cuda_missing():
+    """A sentence where a torch without CUDA runs on a machine with an NVIDIA card, else ''.
+
+    PyPI's torch for Windows is such a torch. Linux is asked for cards, for there a container may
+    have `nvidia-smi` and none (Colab without a GPU does); on Windows it comes with the driver.
+    """
+    if torch.version.cuda or torch.version.hip:
+        return ""
+    if not NVIDIA_CARDS.is_dir() and not (
+        platform.system() == "Windows" and shutil.which("nvidia-smi")
+    ):
+        return ""
+    return f"this machine has an NVIDIA GPU, but this torch has no CUDA to use it: {GET_CUDA}"
+
+
 def _uses_glibc(device):
     return device.type == "cpu" and platform.libc_ver()[0] == "glibc"
 
@@ -71,7 +96,7 @@ def environment():
         {
             "device": f"{device} ({device_name(device)})",
             "torch": torch.__version__,
-            "CUDA": _cuda_version() if device.type == "cuda" else "not used",
+            "CUDA": _cuda_version() if device.type == "cuda" else cuda_missing() or "not used",
             "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
             "Python": platform.python_version(),
             "date": datetime.date.today().isoformat(),

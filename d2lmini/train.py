@@ -27,7 +27,7 @@ from d2lmini.batches import (
     to_device,
 )
 from d2lmini.capture import GraphRecorder, Replayed, can_be_replayed
-from d2lmini.device import memory_kept, release_memory
+from d2lmini.device import cuda_missing, memory_kept, release_memory
 from d2lmini.explain import BadInput, Explained, explained, whole_number
 from d2lmini.metrics import Accumulator, accuracy, evaluate
 from d2lmini.network import evaluation_mode, init_xavier, is_lazy
@@ -168,7 +168,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         if state is not None:
             run.restore(state)
 
-    print("training on", device, flush=True)
+    print(f"training on {device}", *filter(None, [cuda_missing()]), sep="\n", flush=True)
     if len(run.history.test_acc) >= num_epochs:
         print(f"nothing is trained: the checkpoint holds {len(run.history.test_acc)} epochs "
               "already; ask for more, or delete the file to start afresh")  # fmt: skip

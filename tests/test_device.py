@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     pretend()
+    monkeypatch.setattr(device, "cuda_missing", lambda: "")
     return pretend
 
 
@@ -103,6 +105,47 @@ def test_environment_without_an_installed_package(monkeypatch):
 
     monkeypatch.setattr(device.metadata, "version", missing)
     assert environment()["d2lmini"] == "not installed"
+
+
+# --- a card that torch cannot use ---------------------------------------------------------------
+
+
+@pytest.fixture
+def build(monkeypatch, tmp_path):
+    """Make it this system with this build of torch, with a card or without."""
+
+    def pretend(system, cuda=None, hip=None, card=True):
+        cards = tmp_path / "gpus"
+        if card and system == "Linux":
+            cards.mkdir(exist_ok=True)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        monkeypatch.setattr(device, "NVIDIA_CARDS", cards)
+        monkeypatch.setattr(platform, "system", lambda: system)
+        # a container on Linux may have the program without a card
+        found = "nvidia-smi" if card or system == "Linux" else None
+        monkeypatch.setattr(shutil, "which", lambda name: found)
+
+    return pretend
+
+
+@pytest.mark.parametrize("system", ["Linux", "Windows"])
+def test_a_card_that_torch_does_not_know_is_told_of(build, system):
+    build(system)
+    told = device.cuda_missing()
+    assert "NVIDIA GPU" in told and "pytorch.org/get-started" in told
+    if torch.cuda.device_count() == 0 and not torch.backends.mps.is_available():
+        assert environment()["CUDA"] == told
+
+
+@pytest.mark.parametrize("system", ["Linux", "Windows"])
+def test_nothing_is_said_without_a_card_or_where_torch_knows_gpus(build, system):
+    build(system, card=False)
+    assert device.cuda_missing() == ""
+    build(system, cuda="13.0")
+    assert device.cuda_missing() == ""
+    build(system, hip="6.3.1")
+    assert device.cuda_missing() == ""
 
 
 # --- memory while training ----------------------------------------------------------------------

@@ -39,12 +39,6 @@ def cells(root, name):
     return json.loads((root / name).read_text(encoding="utf-8"))["cells"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh.md", "chapters/index.md"])
-def test_a_kernel_that_two_openmps_end_is_told_of(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert "OMP: Error #15: Initializing libiomp5md.dll" in text and "conda" in text
-
-
 def test_checkout_agrees_with_the_tool():
     """The checkout is in one state or the other, never between."""
     url = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]

@@ -63,6 +63,12 @@ QUERIES = {
     "读取数据集": ["chapters/alexnet"],
     "怎么防止过拟合": NOTEBOOKS,
     "参数 全连接层": NOTEBOOKS,
+    "OMP: Error #15": ["chapters/trouble"],
+    "externally-managed-environment": ["chapters/trouble"],
+    "has no CUDA": ["chapters/trouble"],
+    "中文变成方框": ["chapters/trouble"],
+    "train_ch6": ["chapters/d2lmini"],
+    "动手学深度学习": ["chapters/index", "chapters/references"],
 }
 
 # Latin words that may stand alone in the interface: keys and names, beside the chapters' networks.

@@ -47,6 +47,12 @@ def run(net, batches, *, num_epochs=1, lr=0.1, test=None, **arguments):
                          **arguments)  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def no_idle_card(monkeypatch):
+    """What is printed is the same on a machine whose torch does not know its NVIDIA card."""
+    monkeypatch.setattr(train, "cuda_missing", lambda: "")
+
+
 @pytest.fixture
 def reference(monkeypatch):
     """d2l 0.17.0's train_ch6, returning (losses, train accs, test accs), a value an epoch each."""
@@ -743,6 +749,13 @@ def test_scores_stuck_at_zero_are_reported_at_once(capsys):
     assert history.test_acc == []
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["training on cpu", f"stopped early, 0 whole epochs done: {history.stopped}"]
+
+
+def test_a_card_that_torch_does_not_know_is_told_of_under_the_device(monkeypatch, capsys):
+    monkeypatch.setattr(train, "cuda_missing", lambda: "this machine has an NVIDIA GPU, but …")
+    run(small_net(), random_batches(2))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["training on cpu", "this machine has an NVIDIA GPU, but …"]
 
 
 def test_a_score_that_lives_is_not_stuck():

@@ -1,6 +1,6 @@
-"""Write what the root page and README say about the networks and the recorded trainings.
+"""Write what the root page and the READMEs say about the networks and the recorded trainings.
 
-python tools/root_page.py            writes chapters/index.md and README.md
+python tools/root_page.py            writes chapters/index.md, README.md and README.zh.md
 python tools/root_page.py --check    fails when one of them is stale
 
 The figures come from the notebooks' networks and from recordings/NAME.json; which chapters there
@@ -14,6 +14,7 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -27,6 +28,7 @@ from tools import notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
 README = notebooks.ROOT / "README.md"
+README_ZH = notebooks.ROOT / "README.zh.md"
 NUMERALS = dict(enumerate("零一二三四五六七八九十"))
 COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种层"
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
@@ -34,6 +36,19 @@ HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "�
 RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
 README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
                "Software, precision", "Date")  # fmt: skip
+
+
+class Wording(NamedTuple):
+    """How a README says it: the table's head, hours and minutes, which trainings are missing."""
+
+    head: tuple
+    duration: str
+    missing: str
+    comma: str
+
+
+ENGLISH = Wording(README_HEAD, "{} h {} min", "Not recorded yet: the full training of {}.", ", ")
+CHINESE = Wording(RESULTS_HEAD, "{}小时{}分", "尚未录制完整训练：{}。", "、")
 
 
 def networks(chapters):
@@ -122,14 +137,14 @@ def results(chapters, recorded, old):
     return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
 
 
-def readme_results(chapters, recorded):
-    """README's account of the same."""
-    missing = ", ".join(chapter.name for chapter in chapters if chapter.name not in recorded)
-    note = f"\nNot recorded yet: the full training of {missing}.\n" if missing else ""
+def readme_results(chapters, recorded, wording=ENGLISH):
+    """A README's account of the same."""
+    missing = [chapter.name for chapter in chapters if chapter.name not in recorded]
+    note = f"\n{wording.missing.format(wording.comma.join(missing))}\n" if missing else ""
     if not recorded:
         return note
-    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", "{} h {} min")
-    return f"\n{markdown_table(README_HEAD, rows)}{note}\n"
+    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", wording.duration)
+    return f"\n{markdown_table(wording.head, rows)}{note}\n"
 
 
 def curves_figure(curves):
@@ -177,11 +192,13 @@ def page():
     return replace(text, "results", lambda old: results(chapters, recorded, old))
 
 
-def readme():
-    """README as it should be."""
+def readme(path=None, wording=ENGLISH):
+    """A README as it should be."""
     chapters = notebooks.chapters()
-    text = README.read_text("utf-8")
-    return replace(text, "records", lambda _: readme_results(chapters, recordings(chapters)))
+    text = (path or README).read_text("utf-8")
+    return replace(
+        text, "records", lambda _: readme_results(chapters, recordings(chapters), wording)
+    )
 
 
 def replace(text, name, write):
@@ -194,7 +211,7 @@ def replace(text, name, write):
 
 @notebooks.exit_on_fault("root_page")
 def main(argv):
-    fresh = {PAGE: page(), README: readme()}
+    fresh = {PAGE: page(), README: readme(), README_ZH: readme(README_ZH, CHINESE)}
     stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]
     if argv == ["--check"] and stale:
         raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")

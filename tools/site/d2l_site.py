@@ -80,8 +80,8 @@ def keep_punctuation(app, doctree, docname):
             together += [formula, nodes.Text(after[0])]
 
 
-def sections(doctree, url, title):
-    """Yield the searchable sections of a page: address, page title, heading, text."""
+def sections(doctree, url, title, is_chapter):
+    """Yield the searchable sections of a page: address, title, whether a chapter, heading, text."""
     for section in doctree.findall(nodes.section):
         heading = next(iter(section.findall(nodes.title))).astext()
         # prose before code, so that an excerpt shows prose where both hold the word
@@ -93,6 +93,7 @@ def sections(doctree, url, title):
         yield {
             "url": f"{url}#{section['ids'][0]}",
             "page": title,
+            "chapter": is_chapter,
             "heading": heading,
             "text": " ".join(text.split()),
         }
@@ -106,7 +107,9 @@ def write_search_data(app, error):
     root = app.config.root_doc
     for name in [root, *app.env.toctree_includes.get(root, [])]:
         doctree = app.env.get_and_resolve_doctree(name, app.builder)
-        found += sections(doctree, app.builder.get_target_uri(name), app.env.titles[name].astext())
+        url, title = app.builder.get_target_uri(name), app.env.titles[name].astext()
+        is_chapter = str(app.env.doc2path(name)).endswith(".ipynb")
+        found += sections(doctree, url, title, is_chapter)
     out = Path(app.outdir)
     data = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     (out / "_static/searchdata.js").write_text(f"const BOOK={data};\n", encoding="utf-8")

@@ -34,7 +34,7 @@ function exact(section, parts) {
     if (inPage) score += 8;
     score += Math.min(inText, 10) + 5 * (inText > 0);
   }
-  return score;
+  return section.chapter ? 2 * score : score;  // before the root page and the appendices
 }
 
 // The longest runs of a part that the text holds, each of two characters or more.
