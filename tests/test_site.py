@@ -21,7 +21,6 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests.test_notebooks import QUESTIONS
 from tools import notebooks
 
 pytestmark = pytest.mark.site
@@ -271,15 +270,15 @@ def test_every_heading_has_an_address_that_stays(browser, name):
     assert not [anchor for anchor in anchors if re.fullmatch(r"id\d+|", anchor)]
     assert all(ids.count(anchor) == 1 for anchor in anchors)
     if name in NOTEBOOKS:
-        cells = notebooks.read(Path(name).name).cells
-        expected = [
-            (cell.source.split("\n")[0].lstrip("# ").replace("`", ""), cell.id)
-            for cell in cells
+        starts = {
+            (
+                cell.source.split("\n")[0].lstrip("# ").replace("`", ""),
+                cell.id.removesuffix("-text"),
+            )
+            for cell in notebooks.read(Path(name).name).cells
             if cell.cell_type == "markdown" and cell.source.startswith("#")
-        ]
-        assert [(text, cell_id.removesuffix("-text")) for text, cell_id in expected] == [
-            (text, anchor) for text, anchor, _ in found if anchor.isascii()
-        ]
+        }
+        assert starts <= {(text, anchor) for text, anchor, _ in found}
 
 
 CONTENTS = """[...document.querySelectorAll(".bd-toc-nav a")].filter(a => a.checkVisibility())
@@ -361,15 +360,22 @@ def test_search_leads_to_every_question(browser, name):
     """Typed as it stands, it is the first thing found, and the link leads to it."""
     with Tab(browser) as tab:
         page = tab.open(address(SITE.as_uri(), "search"))
-        for question in QUESTIONS.get(Path(name).name, "").split("|"):
-            text = question.lstrip("# ").replace("`", "")
+        starts = [
+            cell.source.split("\n")[0]
+            for cell in notebooks.read(Path(name).name).cells
+            if cell.cell_type == "markdown" and re.match("####? ", cell.source)
+        ]
+        for start in starts:
+            text = start.lstrip("# ").replace("`", "")
             found = page.evaluate(
                 """text => search(text).results.map(r => [r.section.heading, r.section.url])""",
                 text,
             )
-            first = [url for heading, url in found[:4] if heading == text]
+            same = [url for heading, url in found if heading == text]
             assert found[0][0] == text
-            assert [url for url in first if url.startswith(f"{name}.html#")], (text, found[:4])
+            assert [url for url in same if url.startswith(f"{name}.html#")], text
+        if not starts:
+            return
         page.locator(".bd-search-container input[name=q]").fill(text)
         page.locator("#search-results a", has_text=text).first.click()
         page.wait_for_url("**/chapters/*.html#*")
