@@ -26,6 +26,27 @@ HEADINGS = {  # of the chapters that follow the source
     "nin": "# 3 网络中的网络(NiN)|## NiN块|## NiN模型|## 训练模型",
     "googlenet": "# 4 含并行连结的网络(GoogLeNet)|## Inception块|## GoogLeNet模型|## 训练模型",
 }
+# What readers ask, and the text's own topics: each is a heading, below the source's.
+QUESTIONS = {
+    "alexnet": "#### 第一层的算术|#### 两个4096的全连接层|#### 为什么是两层，为什么是4096"
+    "|#### 展平之后的6400从哪里来|### 输入可以是别的大小吗|### `examples/sec`是怎么算的"
+    "|### 训练精度为什么可能低于测试精度|### 网络学到了什么|### 训练不顺利时",
+    "vgg": "### 为什么用3×3|### 两层3×3能完全代替一层5×5吗|### “11”是怎么数出来的"
+    "|### 参数在哪里，计算在哪里|### 为什么高和宽减半时，通道数要加倍|### 比AlexNet贵在哪里"
+    "|### 把输入改成96×96会怎样|### 开始之前：信号能传到底吗|### 训练与结果|### 网络学到了什么"
+    "|### 训练停住不动怎么办",
+    "nin": "### 1×1卷积只有一个参数吗|### 块由什么组成|### 第二个块的填充是1还是2"
+    "|### 224除不尽，哪一边被丢掉|### 省了多少|### 参数少了，为什么训练未必更快"
+    "|### 为什么是两个1×1，去掉一个会怎样|### 最后得到的是得分，不是概率|### 求平均，还是取最大"
+    "|### 开始之前：损失停在2.303是怎么回事|#### 停在2.303怎么办|### 训练与结果"
+    "|### 每个类别一张图|### 网络学到了什么",
+    "googlenet": "### 窗口不同，为什么能拼在一起|### 为什么这样的块有效"
+    "|### 为什么3×3和5×5之前要放1×1|### 为什么压到96个通道|### 模块1|### 模块2"
+    "|#### 两个卷积层之间的ReLU能省掉吗|### 模块3|### 模块4|### 模块5|### 这些比例从哪里来"
+    "|### 整个网络|### 它有多深|### 参数在哪里，计算在哪里|### 末尾为什么不堆几个全连接层"
+    "|### 输入可以是别的大小吗|### 论文里还有什么|### 开始之前：信号能传过22层吗|### 训练与结果"
+    "|### 训练不顺利怎么办|### 网络学到了什么",
+}
 MYST_ONLY = re.compile(r"^\s*(```\{|:::|\{[a-z:]+\}`|\([\w-]+\)=\s*$)|\{[a-z:]+\}`", re.MULTILINE)
 
 chapters = pytest.mark.parametrize("name", notebooks.names())
@@ -226,6 +247,53 @@ def test_sections_in_order(name):
     levels = [len(line.split()[0]) for line in found]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+def without_answers(text):
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+
+
+@chapters
+def test_questions_are_headings_that_start_a_cell(name):
+    """A heading that starts its cell is found on the site under the cell's id."""
+    starts = [cell.source.split("\n")[0] for cell in markdown(notebooks.read(name))]
+    expected = QUESTIONS[name].split("|") if name in QUESTIONS else []
+    assert [start for start in starts if start in expected] == expected
+
+
+def pages_as_text():
+    """Every page of the book with its Markdown, folded answers left out."""
+    for page in notebooks.pages():
+        if page.suffix == ".ipynb":
+            text = "\n\n".join(cell.source for cell in markdown(notebooks.read(page.stem)))
+        else:
+            text = (ROOT / page).read_text("utf-8")
+        yield page, without_answers(text)
+
+
+def test_no_bold_line_takes_the_place_of_a_heading():
+    """It would be in no table of contents, found by no link, and no screen reader would tell."""
+    from markdown_it import MarkdownIt
+
+    for page, text in pages_as_text():
+        for token in MarkdownIt("commonmark").parse(text):
+            if token.type == "inline" and token.level == 1:  # in a paragraph, not in a list
+                kinds = [child.type for child in token.children if child.type != "softbreak"]
+                bold = kinds[:1] == ["strong_open"] and kinds.index("strong_close")
+                assert not bold or bold + 1 < len(kinds), (page, token.content)
+
+
+def test_links_between_pages_lead_to_headings():
+    """Whether the heading is there is for the build to say, which names every link that fails.
+
+    From the appendix always; to it wherever one of its sections is meant.
+    """
+    for page, text in pages_as_text():
+        whole_pages = re.findall(r"([^，。；|]*)\[[^]]*\]\((\w+\.(?:ipynb|md))\)", text)
+        if page.stem == "errata":
+            assert not whole_pages
+        for before, target in whole_pages:
+            assert target != "errata.md" or "列在" in before, (page, before)
 
 
 @chapters

@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import functools
 import http.server
+import importlib.util
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -239,7 +241,7 @@ def test_every_local_link_leads_somewhere(browser):
                     assert "executablebooks/jupyter-book" not in link, name
                     assert "colab." not in link or repository_state() == "set", name
                     continue
-                path, _, anchor = link.removeprefix(SITE.as_uri() + "/").partition("#")
+                path, _, anchor = unquote(link.removeprefix(SITE.as_uri() + "/")).partition("#")
                 target = SITE / path.split("?")[0]
                 if not target.is_file() or (
                     anchor
@@ -253,6 +255,80 @@ def test_every_local_link_leads_somewhere(browser):
 def repository_state():
     config = (ROOT / "_config.yml").read_text(encoding="utf-8")
     return "set" if re.search(r"\burl: https", config) else "unset"
+
+
+# Headings -----------------------------------------------------------------------------------------
+
+HEADINGS = """[...document.querySelectorAll("article section")].map(section => {
+  const heading = section.querySelector(":scope > :is(h1, h2, h3, h4, h5, h6)").cloneNode(true);
+  heading.querySelector(".headerlink")?.remove();
+  return [heading.textContent.trim(), section.id, +heading.localName[1]];
+})"""
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_every_heading_has_an_address_that_stays(browser, name):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        found = page.evaluate(HEADINGS)
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    anchors = [anchor for _, anchor, _ in found]
+    assert not [anchor for anchor in anchors if re.fullmatch(r"id\d+|", anchor)]
+    assert all(ids.count(anchor) == 1 for anchor in anchors)
+    if name in NOTEBOOKS:
+        starts = {
+            (
+                cell.source.split("\n")[0].lstrip("# ").replace("`", ""),
+                cell.id.removesuffix("-text"),
+            )
+            for cell in notebooks.read(Path(name).name).cells
+            if cell.cell_type == "markdown" and cell.source.startswith("#")
+        }
+        assert starts <= {(text, anchor) for text, anchor, _ in found}
+
+
+CONTENTS = """[...document.querySelectorAll(".bd-toc-nav a")].filter(a => a.checkVisibility())
+  .map(a => [a.textContent.trim(), decodeURIComponent(a.hash.slice(1))])"""
+
+
+@pytest.mark.parametrize("size", [(360, 740), (1280, 1000), (1280, 700)])
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_contents_of_the_page_list_every_heading(browser, name, size):
+    """All of them where there is room; else, once a reader is on the way, those of the section."""
+    with Tab(browser, *size) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        headings = page.evaluate(HEADINGS)
+        if size[1] > 700:
+            assert page.evaluate(CONTENTS) == [heading[:2] for heading in headings[1:]]
+            return
+        for text, anchor, level in headings[1:]:
+            page.evaluate("id => document.getElementById(id).scrollIntoView()", anchor)
+            page.wait_for_timeout(100)
+            entry = page.locator(f".bd-toc-nav a[href='#{anchor}']")
+            entry.wait_for(timeout=2000)
+            if name in NOTEBOOKS and level == 2:  # however long its section is
+                entry.and_(page.locator(".active")).wait_for(timeout=2000)
+            frame = page.locator(".bd-sidebar-secondary").bounding_box()
+            place = entry.bounding_box()
+            assert place["y"] + place["height"] <= frame["y"] + frame["height"], text
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_link_to_a_heading_shows_it(browser, width):
+    """Right below the bar at the top, although formulas above it change their height meanwhile."""
+    with Tab(browser, width, 700) as tab:
+        for name in NOTEBOOKS:
+            page = tab.open(address(SITE.as_uri(), name))
+            for text, anchor, _ in page.evaluate(HEADINGS)[2:-3:3]:
+                tab.open("about:blank")
+                page = tab.open(address(SITE.as_uri(), name, f"#{anchor}"))
+                page.wait_for_timeout(300)
+                heading, bar = page.evaluate(
+                    """id => [document.getElementById(id), document.querySelector(
+                    ".bd-header-article")].map(e => e.getBoundingClientRect())""",
+                    anchor,
+                )
+                assert bar["bottom"] <= heading["top"] < bar["bottom"] + 100, (name, text)
 
 
 # Search -------------------------------------------------------------------------------------------
@@ -283,6 +359,90 @@ def test_search_puts_headings_first(browser):
         page = tab.open(address(SITE.as_uri(), "search", "?q=激活函数"))
         assert page.locator("#search-results > li > a").first.inner_text() == "激活函数"
         assert page.locator("#search-results mark").first.inner_text() == "激活函数"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_search_leads_to_every_question(browser, name):
+    """Typed as it stands, it is the first thing found, and the link leads to it."""
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "search"))
+        starts = [
+            cell.source.split("\n")[0]
+            for cell in notebooks.read(Path(name).name).cells
+            if cell.cell_type == "markdown" and re.match("####? ", cell.source)
+        ]
+        for start in starts:
+            text = start.lstrip("# ").replace("`", "")
+            found = page.evaluate(
+                """text => search(text).results.map(r => [r.section.heading, r.section.url])""",
+                text,
+            )
+            same = [url for heading, url in found if heading == text]
+            assert found[0][0] == text
+            assert [url for url in same if url.startswith(f"{name}.html#")], text
+        if not starts:
+            return
+        page.locator(".bd-search-container input[name=q]").fill(text)
+        page.locator("#search-results a", has_text=text).first.click()
+        page.wait_for_url("**/chapters/*.html#*")
+        anchor = unquote(page.url.partition("#")[2])
+        assert (
+            page.locator(f"[id='{anchor}'] > :is(h2, h3, h4)").first.inner_text().startswith(text)
+        )
+
+
+def test_search_ranks_a_word_in_a_heading_before_the_same_word_in_the_text(browser):
+    chance = random.Random(0)
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "search"))
+        headings = page.evaluate("BOOK.map(section => section.heading)")
+        words = set(QUERIES)
+        for run in re.findall("[\u4e00-\u9fff]{2,}|[A-Za-z]{3,}", " ".join(headings)):
+            start = chance.randrange(len(run) - 1)
+            words |= {run, run[start : start + chance.randint(2, 6)]} - {""}
+        wrong = page.evaluate(
+            """words => words.filter(word => {
+              const inHeading = search(word).results.map(
+                r => plain(r.section.heading).includes(plain(word)));
+              return inHeading.lastIndexOf(true) > inHeading.indexOf(false)
+                && inHeading.includes(false);
+            })""",
+            sorted(word for word in words if len(word) > 1),
+        )
+        assert not wrong
+
+
+FORMULAS = {
+    r"\ln 10": "ln 10",
+    r"-\ln 0.1=\ln 10": "-ln 0.1=ln 10",
+    r"\max(x, 0)": "max(x, 0)",
+    r"2\times9c^2=18c^2": "2×9c²=18c²",
+    r"2^{20}": "2²⁰",
+    r"\frac1{12}": "1/12",
+    r"\lfloor s/2^k\rfloor": "⌊s/2ᵏ⌋",
+    r"\left\lfloor \frac{n + 2p - k}{s} \right\rfloor + 1.": "⌊(n + 2p - k)/s⌋ + 1.",
+    r"x_i^{a+b}\leq\sqrt{2}": "x_i^(a+b)≤√2",
+}
+
+
+def test_formulas_stay_readable_in_excerpts(browser):
+    spec = importlib.util.spec_from_file_location("d2l_site", ROOT / "tools/site/d2l_site.py")
+    d2l_site = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(d2l_site)
+    assert {tex: d2l_site.plain_formula(tex) for tex in FORMULAS} == FORMULAS
+    for page in notebooks.pages():
+        text = (ROOT / page).read_text("utf-8")
+        if page.suffix == ".ipynb":
+            cells = json.loads(text)["cells"]
+            text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", text)
+        for tex in re.findall(r"\$([^$]+)\$", text):
+            assert not re.search(r"[\\{}]|\b(times|frac|text|left)", d2l_site.plain_formula(tex)), (
+                tex
+            )
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "search", "?q=全都相等的网络"))
+        assert "交叉熵是ln 10" in page.locator("#search-results p").first.inner_text()
 
 
 def test_search_finds_any_run_of_two_characters_or_more(browser):

@@ -13,7 +13,9 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nbformat
 from docutils import nodes
+from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.i18n import CatalogInfo
 
@@ -42,6 +44,17 @@ UNUSED = [
     "_static/images/logo_[bdj]*",
     "_static/locales",
 ]
+# Formulas in search results: TeX commands that do not read as their own name does (ln, max).
+SYMBOLS = {
+    "left": "", "right": "", "quad": " ", "text": "", "mathrm": "", "mathbf": "",
+    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "sqrt": "√", "sum": "∑", "prod": "∏",
+    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈",
+    "to": "→", "rightarrow": "→", "infty": "∞", "partial": "∂", "dots": "…", "cdots": "…",
+    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "alpha": "α", "beta": "β",
+    "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "lambda": "λ", "mu": "μ",
+    "sigma": "σ",
+}  # fmt: skip
+RAISED = str.maketrans("0123456789+-kn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵏⁿ")
 
 
 def in_chinese(page):
@@ -56,10 +69,8 @@ def readable(node):
     if isinstance(node, nodes.raw):
         text = re.sub(r"(?s)<(svg|style|script|title)\b.*?</\1>", "", node.astext())
         return html.unescape(re.sub(r"<[^>]*>", " ", text)) if node["format"] == "html" else ""
-    if isinstance(node, nodes.math_block):
-        return ""
-    if isinstance(node, nodes.math):
-        return re.sub(r"\\[a-zA-Z]+|[\\{}$]", "", re.sub(r"\\times|\\cdot", "×", node.astext()))
+    if isinstance(node, nodes.math | nodes.math_block):
+        return plain_formula(node.astext())
     if isinstance(node, nodes.image):
         return node.get("alt", "")
     if isinstance(node, nodes.Text):
@@ -67,6 +78,51 @@ def readable(node):
         return re.sub(r"(?<=[\u3000-\uffef])\s+(?=[\u3000-\uffef])", "", node.astext())
     inline = isinstance(node, (nodes.TextElement, nodes.Inline))
     return ("" if inline else " ").join(map(readable, node.children))
+
+
+def plain_formula(tex):
+    """Return a formula as a line of text: (n + 2p - k)/s, 18c², ln 10."""
+
+    def fraction(match):
+        above, below = (part.strip("{} ") for part in match.groups())
+        return "/".join(f"({p})" if re.search(r"[-+ ]", p) else p for p in (above, below))
+
+    def power(match):
+        exponent = match[1].strip("{}")
+        raised = exponent.translate(RAISED)
+        return raised if not set(raised) & set(exponent) else f"^({exponent})"
+
+    tex = re.sub(r"\\[,;:! ]", " ", tex)
+    tex = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", fraction, tex)
+    tex = re.sub(r"\^(\{[^{}]*\}|\w)", power, tex)
+    tex = re.sub(r"\\([a-zA-Z]+)", lambda match: SYMBOLS.get(match[1], match[1]), tex)
+    return re.sub(r"(?<=[⌊⌈(])\s+|\s+(?=[⌋⌉)])", "", re.sub(r"[\\{}$]", "", tex))
+
+
+class Anchors(SphinxTransform):
+    """Give every heading an address that stays; Sphinx numbers Chinese ones: id1, id2, ...
+
+    The first heading of a notebook's cell goes by the cell's id (less `-text`), which a new wording
+    leaves alone; any other, and those of plain pages, by its text, as on GitHub. Links in the
+    sources name headings by their text in any case: `nin.ipynb#省了多少`.
+    """
+
+    default_priority = 800  # before MyST resolves links within the page, and Sphinx its contents
+
+    def apply(self):
+        slugs = self.env.metadata[self.env.docname].get("myst_slugs", {})
+        source, cells, taken = Path(self.document["source"]), [], set()
+        if source.suffix == ".ipynb":
+            cells = nbformat.read(source, as_version=4).cells
+        for section in self.document.findall(nodes.section):
+            if (slug := section.get("slug")) is None:
+                continue  # deeper than myst_heading_anchors
+            line, _, text = slugs[slug]
+            # MyST-NB counts ten thousand lines a cell
+            anchor = cells[line // 10000 - 1].id.removesuffix("-text") if cells else slug
+            section["ids"] = [slug if anchor in taken else anchor]
+            taken.update(section["ids"])
+            slugs[slug] = line, section["ids"][0], text
 
 
 def keep_punctuation(app, doctree, docname):
@@ -157,6 +213,7 @@ def setup(app):
     app.add_message_catalog("booktheme", str(HERE / "locale"))
     # Jupyter Book sets this one for an extension that is left out.
     app.add_config_value("comments_config", {}, "html")
+    app.add_transform(Anchors)
     app.connect("config-inited", configure)
     app.connect("builder-inited", lambda app: setattr(app.builder, "search", False))
     app.connect("doctree-resolved", keep_punctuation)

@@ -21,7 +21,8 @@ const sections = BOOK.map(s => ({...s, plainPage: plain(s.page), plainHeading: p
 const pattern = part => new RegExp((/^\d/.test(part) ? "(?<![\\d.])" : "")
   + part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + (/\d$/.test(part) ? "(?!\\d)" : ""), "g");
 
-// How well a section holds all parts as they stand: 0 for not at all. Headings count most.
+// How well a section holds all parts as they stand: 0 for not at all. A part in the heading counts
+// more than any number of them in the text.
 function exact(section, parts) {
   let score = 0;
   for (const part of parts) {
@@ -30,7 +31,7 @@ function exact(section, parts) {
     const inText = count(section.plainText);
     const inPage = count(section.plainPage);
     if (!inHeading && !inText && !inPage) return 0;
-    if (inHeading) score += 100 + 100 * part.length / section.plainHeading.length;
+    if (inHeading) score += 1000 + 100 * part.length / section.plainHeading.length;
     if (inPage) score += 8;
     score += Math.min(inText, 10) + 5 * (inText > 0);
   }
