@@ -20,7 +20,7 @@ from torch import nn
 from d2lmini.data import ImageIterator
 from d2lmini.network import device_of, uncompiled
 
-__all__ = ["GraphRecorder", "Replayed", "can_be_replayed"]
+__all__ = ["ORDINARY_CALLS", "GraphRecorder", "Replayed", "can_be_replayed"]
 
 ORDINARY_CALLS = 2  # libraries load and choose algorithms in the first; the second is watched
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
@@ -42,7 +42,6 @@ class Replayed:
     def __init__(self, work, net, recorder):
         self.work, self.net, self.recorder = work, net, recorder
         self.num_ordinary = 0
-        self.sizes = set()  # of batches that ran ordinarily: cuDNN has chosen their algorithms
         self.graphs = {}  # by number of images: the graph's indices, and a function that replays it
         self.why_not = None
 
@@ -60,14 +59,11 @@ class Replayed:
         with self._watched() if is_watched else contextlib.nullcontext():
             self.work(indices)
         self.num_ordinary += 1
-        self.sizes.add(size)
 
     def _capture(self, indices):
         own_indices = indices.clone()
         try:
-            replay = self.recorder.record(
-                lambda: self.work(own_indices), is_tuned=len(indices) in self.sizes
-            )
+            replay = self.recorder.record(lambda: self.work(own_indices))
         except Exception as error:  # in the ordinary call to come it is told, if it is a mistake
             self._give_up(f"capturing failed: {type(error).__name__}: {error}")
         else:
@@ -97,17 +93,11 @@ class GraphRecorder:
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = _capture_stream(self.device)
 
-    def record(self, work, is_tuned):
-        """Capture what `work()` does; a function that does it again with its tensors' new values.
-
-        `is_tuned` says that cuDNN knows the fastest algorithms for its shapes, which it could not
-        look for while capturing.
-        """
-        cudnn, graph = torch.backends.cudnn, torch.cuda.CUDAGraph()
-        benchmark, stream = cudnn.benchmark, torch.cuda.current_stream(self.device)
+    def record(self, work):
+        """Capture what `work()` does, as a function that does it again."""
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         random_state = torch.cuda.get_rng_state(self.device)
         try:
-            cudnn.benchmark = benchmark and is_tuned
             with (
                 torch.cuda.device(self.device),
                 torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
@@ -116,8 +106,6 @@ class GraphRecorder:
         except BaseException:
             self._put_back(stream, random_state)
             raise
-        finally:
-            cudnn.benchmark = benchmark
         return graph.replay
 
     def _put_back(self, stream, random_state):

@@ -45,6 +45,15 @@ class Precision:
         dtype = AUTOCAST_DTYPES[self.name]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
+    def tune(self, is_worth_it):
+        """Whether cuDNN tries algorithms for shapes that it meets for the first time.
+
+        For GoogLeNet that takes ten seconds, as much as an epoch: not for the last, shorter batch.
+        To be called inside `applied_to`, which puts the setting back.
+        """
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = is_worth_it
+
     def images_at_once(self, net):
         """How many images of a batch go through `net` together in training."""
         in_parts = self.device.type == "cpu" and self.layout == torch.channels_last

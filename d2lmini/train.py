@@ -26,7 +26,7 @@ from d2lmini.batches import (
     scores_of,
     to_device,
 )
-from d2lmini.capture import GraphRecorder, Replayed, can_be_replayed
+from d2lmini.capture import ORDINARY_CALLS, GraphRecorder, Replayed, can_be_replayed
 from d2lmini.device import cuda_missing, memory_kept, release_memory
 from d2lmini.explain import BadInput, Explained, explained, whole_number
 from d2lmini.metrics import Accumulator, accuracy, evaluate
@@ -233,6 +233,7 @@ class TrainingRun:
         self.num_correct = Accumulator(1)  # of the test images
         self.last_redraw = self.last_progress = time.perf_counter()
         self.shown_status = None  # under the plot
+        self.full_size = None  # of a batch, as the first has it
         self.looked = False  # at what the first scores are needed for
         self.recorder = None
         self.replayed_step = self._replayed(self._step_on, self.train_iter)
@@ -297,11 +298,22 @@ class TrainingRun:
         if self.replayed_step is not None:
             for indices in self.train_iter.order():
                 self.replayed_step(indices)
+                self._rehearse_test()
                 yield len(indices)
             return
         for number, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter")):
             self.step(X, y, sums, is_first=number == 0)
             yield len(y)
+
+    def _rehearse_test(self):
+        """Evaluate a batch before anything is captured: its memory would come on top of that."""
+        if self.replayed_test is None or self.replayed_test.num_ordinary:
+            return
+        indices = torch.arange(min(self.test_iter.batch_size, len(self.test_iter.labels)))
+        devices = [self.device] if self.device.type == "cuda" else []
+        with evaluation_mode(self.net), torch.no_grad(), torch.random.fork_rng(devices):
+            for _ in range(ORDINARY_CALLS):
+                self.replayed_test(indices.to(self.device))
 
     def _step_on(self, indices):
         """A step on the images of these numbers; all labels have been looked at."""
@@ -314,6 +326,8 @@ class TrainingRun:
         predictions, and that of the scores that are not 0. `is_first` says that it is the epoch's
         first batch.
         """
+        self.full_size = self.full_size or len(X)
+        self.precision.tune(len(X) == self.full_size)
         with explained(f"a batch of shape {tuple(X.shape)}", min(len(X), self.images_at_once)):
             self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
             num_parts = math.ceil(len(X) / self.images_at_once) or 1  # of no limit
@@ -383,6 +397,7 @@ class TrainingRun:
     def evaluate(self, net, data_iter, name):
         """Share of correct predictions, at the run's precision."""
         batch_size = getattr(data_iter, "batch_size", None)
+        self.precision.tune(True)
         with self.precision.autocast(), explained(f"the images of {name}", batch_size):
             return evaluate(net, data_iter, self.device, name)
 
@@ -399,6 +414,7 @@ class TrainingRun:
     def _test_on(self, indices):
         """Count the correct predictions for the images of these numbers."""
         X, y = self.test_iter.batch(indices)
+        self.precision.tune(len(X) == self.test_iter.batch_size)
         with self.precision.autocast():
             scores = scores_of(self.net, X, self.device, "test_iter")
         self.num_correct.add(accuracy(scores, y))

@@ -22,7 +22,7 @@ class StandIn:
         self.num_recorded = self.num_replays = self.num_closed = 0
         StandIn.last = self
 
-    def record(self, work, is_tuned):
+    def record(self, work):
         self.num_recorded += 1
         if self.num_recorded in self.failures:
             raise RuntimeError("operation not permitted when stream is capturing")
@@ -84,10 +84,10 @@ def expected():
 def test_replayed_training_is_the_ordinary_one(expected, stand_in):
     net = network()
     assert_same(net, run(net), *expected)
-    # Three epochs of 4 whole batches and a shorter one for both, but for two calls each; a graph
-    # for each size.
+    # Three epochs of 4 whole batches and a shorter one for both, but for two steps of training; a
+    # graph for each size.
     recorder = stand_in.last
-    assert (recorder.num_replays, recorder.num_recorded, recorder.num_closed) == (26, 4, 1)
+    assert (recorder.num_replays, recorder.num_recorded, recorder.num_closed) == (28, 4, 1)
 
 
 @pytest.mark.parametrize("failures", [(1,), (2,), (1, 2, 3, 4), (3,)])
@@ -95,7 +95,7 @@ def test_a_capture_that_fails_leaves_the_ordinary_way(failures, expected, stand_
     monkeypatch.setattr(stand_in, "failures", failures)
     net = network()
     assert_same(net, run(net), *expected)
-    assert stand_in.last.num_replays < 26
+    assert stand_in.last.num_replays < 28
 
 
 def test_work_that_waits_for_the_gpu_is_not_captured(expected, stand_in, monkeypatch):
@@ -184,7 +184,7 @@ def test_a_mistake_while_capturing_is_told_by_the_ordinary_call():
             raise ValueError("five")
 
     recorder = StandIn(net)
-    recorder.record = lambda work, is_tuned: work() or work
+    recorder.record = lambda work: work() or work
     replayed = Replayed(work, net, recorder)
     for size in (3, 3, 3):
         replayed(torch.arange(size))

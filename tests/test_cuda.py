@@ -158,8 +158,8 @@ def test_replayed_steps_equal_ordinary_ones(kind, precision, replays, ordinarily
     net, other = network(kind), network(kind)
     history = run(net, precision=precision)
     assert [replayed.why_not for replayed in replays.made] == [None, None]
-    # 3 epochs of 9 whole batches and a shorter one, twice; in each two ordinary calls at first.
-    assert replays.count == 2 * 28
+    # 3 epochs of 9 whole batches and a shorter one for both, but for two steps of training.
+    assert replays.count == 28 + 30
     expected = ordinarily(other, precision=precision)
     random_state = torch.cuda.get_rng_state()
     run(network(kind), precision=precision)
@@ -331,7 +331,7 @@ def test_a_network_that_is_on_the_device_already(replays):
     histories = [run(net, device=device) for net, device in ((on_cpu, "cuda"), (on_cuda, None))]
     for measured, expected in zip(*map(curves, histories), strict=True):
         assert measured == pytest.approx(expected, rel=1e-3, abs=1e-3)
-    assert len(replays.made) == 4 and replays.count == 4 * 28
+    assert len(replays.made) == 4 and replays.count == 2 * (28 + 30)
 
 
 # --- evaluation, settings, memory ----------------------------------------------------------------
@@ -355,17 +355,21 @@ def test_settings_are_put_back():
         assert after == before
 
 
-def test_the_graphs_memory_is_given_back(ordinarily):
-    def held_by(runner):
+def test_graphs_hold_no_more_memory_and_give_it_back(ordinarily):
+    def held_and_peak(runner):
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
+        torch.cuda.reset_peak_memory_stats()
         runner(network("parallel", nn.AdaptiveMaxPool2d(6)), data=iterators(2500, 512, resize=96))
+        peak = torch.cuda.max_memory_reserved() - before
         torch.cuda.empty_cache()
-        return torch.cuda.memory_reserved() - before
+        return torch.cuda.memory_reserved() - before, peak
 
-    held_by(run)  # libraries load
-    assert held_by(run) <= held_by(ordinarily) + 2**21
+    held_and_peak(run)  # libraries load, and cuDNN has tried its algorithms
+    ordinary, replayed = held_and_peak(ordinarily), held_and_peak(run)
+    assert replayed[0] <= ordinary[0] + 2**21
+    assert replayed[1] <= 1.15 * ordinary[1] + 2**23, (replayed, ordinary)
 
 
 def test_memory_that_runs_out_is_explained():
