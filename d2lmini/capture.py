@@ -30,24 +30,24 @@ class Replayed:
     """`work(indices)`, which after two ordinary calls is captured and from then on replayed.
 
     Each number of images has a graph of its own. What cannot be captured is done the ordinary way
-    for good, and nothing twice, for capturing runs no kernel; `why_not` then says why.
+    for good, and nothing twice, for capturing runs no kernel; the recorder then says why.
 
     Args:
         work: function of the numbers of a batch's images, int64 (B,), on the recorder's device. Its
             results are what it changes: tensors, in place.
-        net: the module that it runs.
-        recorder: `GraphRecorder`; graphs of one recorder share their memory.
+        recorder: `GraphRecorder` of the module that it runs. All work of a recorder is replayed, or
+            none: what training renews, evaluation may read.
     """
 
-    def __init__(self, work, net, recorder):
-        self.work, self.net, self.recorder = work, net, recorder
+    def __init__(self, work, recorder):
+        self.work, self.recorder = work, recorder
         self.num_ordinary = 0
         self.graphs = {}  # by number of images: the graph's indices, and a function that replays it
-        self.why_not = None
+        recorder.replayed.append(self)
 
     def __call__(self, indices):
         size = len(indices)
-        if self.why_not is None and self.num_ordinary >= ORDINARY_CALLS:
+        if self.recorder.why_not is None and self.num_ordinary >= ORDINARY_CALLS:
             if size not in self.graphs:
                 self._capture(indices)
             if size in self.graphs:
@@ -55,41 +55,50 @@ class Replayed:
                 own_indices.copy_(indices)
                 replay()
                 return
-        is_watched = self.num_ordinary == ORDINARY_CALLS - 1 and self.why_not is None
+        is_watched = self.num_ordinary == ORDINARY_CALLS - 1 and not self.recorder.why_not
         with self._watched() if is_watched else contextlib.nullcontext():
             self.work(indices)
         self.num_ordinary += 1
 
     def _capture(self, indices):
         own_indices = indices.clone()
+        if not any(replayed.graphs for replayed in self.recorder.replayed):
+            self.recorder.places = self.recorder.places_now()
         try:
             replay = self.recorder.record(lambda: self.work(own_indices))
         except Exception as error:  # in the ordinary call to come it is told, if it is a mistake
-            self._give_up(f"capturing failed: {type(error).__name__}: {error}")
+            self.recorder.give_up(f"capturing failed: {type(error).__name__}: {error}")
         else:
             self.graphs[len(indices)] = own_indices, replay
 
     @contextlib.contextmanager
     def _watched(self):
         """Look for what a replay would leave out: all that is not a kernel."""
-        before = _state_outside_graphs(self.net)
+        before = _state_outside_graphs(self.recorder.net)
         with self.recorder.rehearsal() as notes:
             yield
         if notes:
-            self._give_up(f"the program waits for the GPU: {notes[0]}")
-        elif not _same(before, _state_outside_graphs(self.net)):
-            self._give_up("forward draws random numbers on the CPU, or keeps something")
+            self.recorder.give_up(f"the program waits for the GPU: {notes[0]}")
+        elif not _same(before, _state_outside_graphs(self.recorder.net)):
+            self.recorder.give_up("forward draws random numbers on the CPU, or keeps something")
 
-    def _give_up(self, reason):
-        self.why_not = reason
-        self.graphs.clear()
+    def look_again(self):
+        """Before each pass: do the network's tensors still lie where the graphs expect them?"""
+        if self.recorder.places not in (None, self.recorder.places_now()):
+            self.recorder.give_up("forward renews parameters or buffers")
 
 
 class GraphRecorder:
-    """Captures work on the GPU of `net`; its graphs, used one after another, share their memory."""
+    """Captures work of `net` on its GPU.
+
+    Its graphs, used one after another, share their memory. `why_not` is None, or says why there are
+    no graphs (any more).
+    """
 
     def __init__(self, net):
-        self.device = device_of(net)
+        self.net, self.device = net, device_of(net)
+        self.replayed, self.why_not = [], None
+        self.places = None  # of parameters and buffers, when the first graph was captured
         self.pool = torch.cuda.graph_pool_handle()
         self.stream = _capture_stream(self.device)
 
@@ -142,8 +151,21 @@ class GraphRecorder:
                     warning.message, warning.category, warning.filename, warning.lineno
                 )
 
+    def places_now(self):
+        """The addresses of all parameters and buffers of the network."""
+        tensors = itertools.chain(self.net.parameters(), self.net.buffers())
+        return [tensor.data_ptr() for tensor in tensors]
+
+    def give_up(self, reason):
+        """Do without graphs from now on."""
+        self.why_not = self.why_not or reason
+        for replayed in self.replayed:
+            replayed.graphs.clear()
+
     def close(self):
-        """Give back the memory of the graphs, which are gone by now."""
+        """Give back the graphs' memory."""
+        self.give_up("training has ended")
+        self.replayed.clear()
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
 

@@ -26,7 +26,7 @@ from d2lmini.batches import (
     scores_of,
     to_device,
 )
-from d2lmini.capture import ORDINARY_CALLS, GraphRecorder, Replayed, can_be_replayed
+from d2lmini.capture import GraphRecorder, Replayed, can_be_replayed
 from d2lmini.device import cuda_missing, memory_kept, release_memory
 from d2lmini.explain import BadInput, Explained, explained, whole_number
 from d2lmini.metrics import Accumulator, accuracy, evaluate
@@ -237,14 +237,14 @@ class TrainingRun:
         self.looked = False  # at what the first scores are needed for
         self.recorder = None
         self.replayed_step = self._replayed(self._step_on, self.train_iter)
-        self.replayed_test = self._replayed(self._test_on, self.test_iter)
+        self.replayed_test = self.replayed_step and self._replayed(self._test_on, self.test_iter)
 
     def _replayed(self, work, data_iter):
         """`work` on the batches of `data_iter` by graphs, or None where that cannot be."""
         if not can_be_replayed(self.net, data_iter):
             return None
         self.recorder = self.recorder or GraphRecorder(self.net)
-        return Replayed(work, self.net, self.recorder)
+        return Replayed(work, self.recorder)
 
     def train_epoch(self, animator):
         """One pass over the training set and one over the test set, or a part and the reason."""
@@ -296,24 +296,14 @@ class TrainingRun:
     def steps(self, sums):
         """Train on one batch after another; yields their numbers of images. `sums` as in `step`."""
         if self.replayed_step is not None:
+            self.replayed_step.look_again()
             for indices in self.train_iter.order():
                 self.replayed_step(indices)
-                self._rehearse_test()
                 yield len(indices)
             return
         for number, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter")):
             self.step(X, y, sums, is_first=number == 0)
             yield len(y)
-
-    def _rehearse_test(self):
-        """Evaluate a batch before anything is captured: its memory would come on top of that."""
-        if self.replayed_test is None or self.replayed_test.num_ordinary:
-            return
-        indices = torch.arange(min(self.test_iter.batch_size, len(self.test_iter.labels)))
-        devices = [self.device] if self.device.type == "cuda" else []
-        with evaluation_mode(self.net), torch.no_grad(), torch.random.fork_rng(devices):
-            for _ in range(ORDINARY_CALLS):
-                self.replayed_test(indices.to(self.device))
 
     def _step_on(self, indices):
         """A step on the images of these numbers; all labels have been looked at."""
@@ -405,6 +395,7 @@ class TrainingRun:
         """That of the whole test set."""
         if self.replayed_test is None:
             return self.evaluate(self.net, self.test_iter, "test_iter")
+        self.replayed_test.look_again()
         self.num_correct.reset()
         with evaluation_mode(self.net), torch.no_grad():
             for indices in self.test_iter.order():
@@ -435,10 +426,8 @@ class TrainingRun:
     def close(self):
         """Give back the memory of a GPU that replaying takes."""
         if self.recorder is not None:
-            for replayed in filter(None, (self.replayed_step, self.replayed_test)):
-                replayed.graphs.clear()
             self.replayed_step = self.replayed_test = None
-            self.optimizer.zero_grad(set_to_none=True)  # they lie in the graphs' memory
+            self.optimizer.zero_grad(set_to_none=True)  # gradients lie in the graphs' memory
             self.recorder.close()
 
     def settings(self):

@@ -13,12 +13,13 @@ from d2lmini.capture import Replayed, can_be_replayed
 from d2lmini.data import ImageIterator
 
 
-class StandIn:
+class StandIn(capture.GraphRecorder):
     """Records by keeping the work; fails at the calls in `failures`; notes what it is told to."""
 
     failures, notes = (), ()
 
     def __init__(self, net):
+        self.net, self.replayed, self.why_not, self.places = net, [], None, None
         self.num_recorded = self.num_replays = self.num_closed = 0
         StandIn.last = self
 
@@ -27,7 +28,10 @@ class StandIn:
         if self.num_recorded in self.failures:
             raise RuntimeError("operation not permitted when stream is capturing")
 
+        places = self.places_now()
+
         def replay():
+            assert self.places_now() == places  # a graph would read what lies at the old ones
             self.num_replays += 1
             work()
 
@@ -38,6 +42,7 @@ class StandIn:
         yield list(self.notes)
 
     def close(self):
+        self.give_up("training has ended")
         self.num_closed += 1
 
 
@@ -84,10 +89,10 @@ def expected():
 def test_replayed_training_is_the_ordinary_one(expected, stand_in):
     net = network()
     assert_same(net, run(net), *expected)
-    # Three epochs of 4 whole batches and a shorter one for both, but for two steps of training; a
-    # graph for each size.
+    # Three epochs of 4 whole batches and a shorter one for both, but for two calls each; a graph
+    # for each size.
     recorder = stand_in.last
-    assert (recorder.num_replays, recorder.num_recorded, recorder.num_closed) == (28, 4, 1)
+    assert (recorder.num_replays, recorder.num_recorded, recorder.num_closed) == (26, 4, 1)
 
 
 @pytest.mark.parametrize("failures", [(1,), (2,), (1, 2, 3, 4), (3,)])
@@ -95,7 +100,7 @@ def test_a_capture_that_fails_leaves_the_ordinary_way(failures, expected, stand_
     monkeypatch.setattr(stand_in, "failures", failures)
     net = network()
     assert_same(net, run(net), *expected)
-    assert stand_in.last.num_replays < 28
+    assert stand_in.last.num_replays < 26
 
 
 def test_work_that_waits_for_the_gpu_is_not_captured(expected, stand_in, monkeypatch):
@@ -166,12 +171,46 @@ def test_what_a_replay_would_leave_out_is_noticed(act, is_captured, stand_in):
     assert (stand_in.last.num_replays > 0) == is_captured
 
 
+def renew_in(mode):
+    return lambda layer, X: renew(layer, X) if layer.training == mode else 1
+
+
+@pytest.mark.parametrize(("in_training", "num_replays"), [(True, 0), (False, 3)])
+def test_training_and_evaluation_are_both_replayed_or_neither(
+    in_training, num_replays, stand_in, monkeypatch
+):
+    """What one renews, the other may read; evaluation is met after an epoch of training."""
+    net, other = (network(Layer(renew_in(in_training))) for _ in range(2))
+    history = run(net)
+    assert stand_in.last.num_replays == num_replays
+    assert stand_in.last.why_not == "forward draws random numbers on the CPU, or keeps something"
+    monkeypatch.setattr(train, "can_be_replayed", lambda *args: False)
+    assert_same(net, history, other, run(other))
+
+
+def test_a_tensor_that_has_moved_since_the_capture_ends_the_replays():
+    net = network()
+    recorder, done = StandIn(net), []
+    replayed = Replayed(done.append, recorder)
+    for indices in torch.arange(12).split(3):
+        replayed(indices)
+    replayed.look_again()
+    assert recorder.num_replays == 2 and recorder.why_not is None
+    net[1].running_mean = net[1].running_mean.clone()
+    replayed.look_again()
+    replayed(torch.arange(3))
+    assert recorder.why_not == "forward renews parameters or buffers"
+    assert recorder.num_replays == 2 and len(done) == 5
+
+
 def test_it_says_why_not():
     net = network(Layer(count))
-    replayed = Replayed(lambda indices: net(torch.rand(len(indices), 1, 8, 8)), net, StandIn(net))
+    replayed = Replayed(lambda indices: net(torch.rand(len(indices), 1, 8, 8)), StandIn(net))
     for _ in range(4):
         replayed(torch.arange(3))
-    assert replayed.why_not == "forward draws random numbers on the CPU, or keeps something"
+    assert (
+        replayed.recorder.why_not == "forward draws random numbers on the CPU, or keeps something"
+    )
     assert replayed.num_ordinary == 4
 
 
@@ -185,17 +224,17 @@ def test_a_mistake_while_capturing_is_told_by_the_ordinary_call():
 
     recorder = StandIn(net)
     recorder.record = lambda work: work() or work
-    replayed = Replayed(work, net, recorder)
+    replayed = Replayed(work, recorder)
     for size in (3, 3, 3):
         replayed(torch.arange(size))
     with pytest.raises(ValueError, match="five"):
         replayed(torch.arange(5))
-    assert replayed.why_not == "capturing failed: ValueError: five" and not replayed.graphs
+    assert recorder.why_not == "capturing failed: ValueError: five" and not replayed.graphs
 
 
 def test_the_indices_of_a_graph_are_its_own():
     net, seen = network(), []
-    replayed = Replayed(lambda indices: seen.append(indices.tolist()), net, StandIn(net))
+    replayed = Replayed(lambda indices: seen.append(indices.tolist()), StandIn(net))
     batches = torch.arange(24).split(5)
     for indices in batches:
         replayed(indices)
