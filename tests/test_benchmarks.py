@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from benchmarks import nin_starts
+from tools.notebooks import ROOT
 
 pytestmark = pytest.mark.slow
 ARGUMENTS = ["--epochs", "1", "--batch-size", "3"]
@@ -55,3 +56,15 @@ def test_a_network_that_died_unnoticed_is_found():
     assert nin_starts.dead(net, images, "cpu") is None
     nn.init.zeros_(net[1].weight)  # what is left of the scores is the bias
     assert "4 test images are all the same" in nin_starts.dead(net, images, "cpu")
+
+
+def test_the_precisions_compared_are_those_recorded():
+    record = json.loads((ROOT / "recordings" / "gpu-precisions.json").read_text("utf-8"))
+    names = {"googlenet": "GoogLeNet", "nin": "NiN", "tf32": "TF32", "fp16": "fp16", "bf16": "bf16"}
+    rows = [
+        f"| {names[run['network']]}, {names[run['precision']]} | {run['seed']} | "
+        + " | ".join(f"{accuracy:.3f}" for accuracy in run["test_acc"][:5])
+        for run in record["runs"]
+    ]
+    table = "\n".join(f"{row} |" for row in rows)
+    assert table in (ROOT / "benchmarks" / "README.md").read_text("utf-8")
