@@ -85,6 +85,14 @@ def test_the_words_around_a_measured_answer_quote_what_it_printed(answer):
     assert set(quoted) <= set(re.findall(r"[\d.]+", printed))
 
 
+def test_small_alexnet_beats_alexnet_with_every_seed():
+    """As the answer says, of the second of its three networks, after ten epochs."""
+    (answer,) = (answer for answer in MEASURED if answer.name == "small-nets")
+    accuracies = [run["test_acc"][9] for run in record_of(answer)["histories"][3:6]]
+    recorded = json.loads((notebooks.ROOT / "recordings" / "alexnet.json").read_text("utf-8"))
+    assert min(accuracies) > recorded["record"]["test_acc"]
+
+
 def test_every_record_has_its_answer():
     files = {path.stem for path in (notebooks.ROOT / answers.RECORDINGS).glob("*.json")}
     assert files == {answer.name for answer in MEASURED}
