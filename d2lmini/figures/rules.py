@@ -16,8 +16,8 @@ w           parameters, shared ones counted once; left out where there are none;
 op          conv    k kernel, s stride, p padding (or "same"), d dilation, g groups, o channels
             pool    k window, s, p, d, ceil: 1 in ceil mode
             adapt   o output size, null for as it comes
-            fc      i features it takes, o features it makes; `tied`: 1 where its weights are
-                    another layer's too
+            fc      i features it takes, o features it makes; `tied`: 1 in a network where a
+                    weight serves two of them, so that none is to be thought of another size
             flat    all axes become one
             same    the shape stays; n: features that it insists on
             cat     along the channels (of vectors: the features)
@@ -85,8 +85,8 @@ def rule_of_function(function, name, args, kwargs):
     if name in ("add", "iadd", "radd"):
         return _sum(function, [*args, *kwargs.values()])
     if name == "flatten":
-        start, end = (*args[1:], 0, -1)[:2] if len(args) > 1 else (0, -1)
-        start, end = kwargs.get("start_dim", start), kwargs.get("end_dim", end)
+        given = dict(zip(("start_dim", "end_dim"), args[1:], strict=False)) | kwargs
+        start, end = given.get("start_dim", 0), given.get("end_dim", -1)
         return FLATTEN if start == 1 and end in (-1, x.dim() - 1) else None
     if name in ("view", "reshape"):
         shape = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
@@ -110,13 +110,15 @@ def network_data(root, input_shape):
     if len(input_shape) != 3 or input_shape[1] != input_shape[2] or not root.layers:
         return None
     numbers = number_layers(root)
+    linear = [layer for layer in root.layers if layer.rule and layer.rule["op"] == "fc"]
+    tied = any(layer.params < layer.rule["i"] * layer.rule["o"] for layer in linear)
     layers = []
     for number, layer in enumerate(root.layers, start=1):
         takes = [numbers.get(operand) for operand in layer.operands]
         rule = layer.rule
         if rule is None or None in takes or (len(takes) != 1 and rule["op"] not in ("cat", "add")):
             return None
-        if rule["op"] == "fc" and layer.params < rule["i"] * rule["o"]:
+        if rule["op"] == "fc" and tied:
             rule = {**rule, "tied": 1}
         if takes != [number - 1]:
             rule = {**rule, "from": takes}

@@ -242,15 +242,6 @@ const figures = [...document.querySelectorAll("figure")].map((figure, i) => ({
   columns: [...figure.querySelectorAll("svg[data-net]")].map(svg => new Column(svg)),
 })).filter(({columns}) => columns.length);
 
-for (const {figure, key, columns} of figures) {
-  const asked = new URLSearchParams(location.search).get(key)?.split(",");
-  if (!asked) continue;
-  columns.forEach((column, i) => {
-    if (asked[i] >= 1 && asked[i] <= LARGEST) column.ask(Math.trunc(asked[i]));
-  });
-  if (!location.hash) figure.scrollIntoView();
-}
-
 let later;
 function keepInAddress() {
   clearTimeout(later);
@@ -263,5 +254,14 @@ function keepInAddress() {
     address.search = address.search.replaceAll("%2C", ",");
     history.replaceState(history.state, "", address);
   }, 200);
+}
+
+for (const {figure, key, columns} of figures) {
+  const asked = new URLSearchParams(location.search).get(key)?.split(",");
+  if (!asked) continue;
+  columns.forEach((column, i) => {
+    if (asked[i] >= 1 && asked[i] <= LARGEST) column.ask(Math.trunc(asked[i]));
+  });
+  if (!location.hash) figure.scrollIntoView({behavior: "instant"});
 }
 }
