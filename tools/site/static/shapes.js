@@ -6,8 +6,7 @@
 {
 const LARGEST = 1024; // side of the input
 
-// --- what layers make of shapes: torch's arithmetic ---------------------------------------------
-
+// --- what layers make of shapes: torch's arithmetic ----------------------------------------------
 const both = size => Array.isArray(size) ? size : [size, size];
 const product = sizes => sizes.reduce((a, b) => a * b, 1);
 const times = sizes => sizes.join("×");
@@ -59,10 +58,7 @@ const RULES = {
   },
 };
 
-const sums = layers => ({
-  params: layers.reduce((sum, layer) => sum + layer.params, 0),
-  flops: layers.reduce((sum, layer) => sum + layer.flops, 0),
-});
+const sum = (layers, key) => layers.reduce((total, layer) => total + layer[key], 0);
 
 // What each layer makes, by number (0 is the input), and the sums. A layer has no shape where data
 // end, nor where none arrive.
@@ -73,11 +69,11 @@ function compute(net, side) {
     const result = shapes.includes(undefined) ? {} : RULES[layer.op](layer, shapes);
     made.push({params: layer.w ?? 0, flops: 0, takes: layer.i, ...result});
   }
-  return {made, ...sums(made), passes: made.every(layer => layer.shape)};
+  const passes = made.every(layer => layer.shape);
+  return {made, passes, params: sum(made, "params"), flops: sum(made, "flops")};
 }
 
-// --- numbers as text, as d2lmini/figures/style.py writes them -----------------------------------
-
+// --- numbers as text, as d2lmini/figures/style.py writes them ------------------------------------
 // With so many digits after the point; a half goes to the even digit, as in Python.
 function fixed(number, digits) {
   const exact = number.toFixed(20), cut = exact.slice(0, exact.indexOf(".") + digits + !!digits);
@@ -88,13 +84,10 @@ function fixed(number, digits) {
 const grouped = number => fixed(number, 0);
 const megaflops = n => n < 1e5 ? `${grouped(n)} FLOPs` : `${fixed(n / 1e6, n < 1e7 ? 2 : 0)} MFLOPs`;
 
-function share(part, whole) {
-  const percent = whole ? 100 * part / whole : 0;
-  return percent > 0 && percent < 0.05 ? "<0.1%" : percent ? `${fixed(percent, 1)}%` : "0%";
-}
+const share = (part, whole, percent = whole && 100 * part / whole) =>
+  percent > 0 && percent < 0.05 ? "<0.1%" : percent ? `${fixed(percent, 1)}%` : "0%";
 
-// --- a column of a figure: one network --------------------------------------------------------------
-
+// --- a column of a figure: one network -----------------------------------------------------------
 const texts = element => [...element.querySelectorAll("text")].map(text => text.textContent);
 
 class Column {
@@ -134,9 +127,9 @@ class Column {
   }
 
   ask(side) {
-    if (this.input.value === String(side)) return;
+    const before = this.input.value;
     this.input.value = side;
-    this.answer();
+    if (before !== this.input.value) this.answer();
   }
 
   answer() {
@@ -166,7 +159,7 @@ class Column {
     this.svg.querySelector("desc").textContent = words;
     const ends = made.find(layer => layer.ends), other = ends ?? made.find(layer => layer.arrives);
     const box = this.boxes.find(({box, of}) => box.dataset.kind && of.includes(made.indexOf(other)));
-    const label = box?.box.querySelector("title").textContent;
+    const label = box?.box.querySelector("title").textContent ?? "网络中的一层";
     const unseen = document.createElement("span");
     unseen.className = "shapes-unseen";
     unseen.textContent = `${start}，${end}，${ends ? ends.ends : `共${total}`}。`;
@@ -177,7 +170,8 @@ class Column {
 // Write what a box or frame shows of its layers: details, label for the ear, outline, mark.
 function write({box, panel, drawn, of}, {made, passes, params, flops}) {
   const layers = of.map(number => made[number]), {shape} = layers[layers.length - 1];
-  const own = sums(layers), ends = layers.find(layer => layer.ends)?.ends;
+  const [ownParams, ownFlops] = [sum(layers, "params"), sum(layers, "flops")];
+  const ends = layers.find(layer => layer.ends)?.ends;
   const {arrives, takes} = layers.find(layer => layer.arrives) ?? {};
   const unused = [...new Set(layers.filter(layer => layer.unused?.some(n => n))
     .map(({unused: [rows, columns]}) => `${rows}行${columns}列`))].join("，");
@@ -185,15 +179,15 @@ function write({box, panel, drawn, of}, {made, passes, params, flops}) {
   const lines = drawn.slice(0, -3);
   if (ends) lines.push("到此为止：", ends);
   else if (!shape) lines.push("数据到不了这里");
-  else lines.push(`输出${times(shape)}`, part("参数", own.params, params),
-    part("FLOPs ", own.flops, flops));
+  else lines.push(`输出${times(shape)}`, part("参数", ownParams, params),
+    part("FLOPs ", ownFlops, flops));
   if (unused) lines.push(`最后${unused}没有用到`);
   if (arrives) lines.push(`送来${grouped(arrives)}个特征，`, `权重接${grouped(takes)}个：要换权重`);
   box.setAttribute("aria-label", lines.join("；"));
   box.classList.toggle("shapes-out", !shape && !ends);
   writeDetails(box, panel, lines);
   if (!box.dataset.kind) return; // a frame has no more
-  Object.assign(box.dataset, {shape: times(shape ?? []), params: own.params, flops: own.flops});
+  Object.assign(box.dataset, {shape: times(shape ?? []), params: ownParams, flops: ownFlops});
   box.classList.toggle("shapes-end", !!ends);
   box.classList.toggle("shapes-other", !!arrives);
   box.querySelector(".shapes-mark")?.remove();
@@ -228,13 +222,11 @@ function writeDetails(box, panel, lines) {
   const height = 15 * lines.length + 9, above = top - height - 3;
   const x = Math.max(1, Math.min(left, page.width - width - 1));
   const y = Math.max(1, Math.min(above > 0 ? above : top + boxHeight + 3, page.height - height - 1));
-  const weight = i => ({"font-size": 11, "font-weight": i ? "normal" : "bold"});
-  panel.replaceChildren(set(panel.firstChild, {x, y, width, height}),
-    ...lines.map((words, i) => newText(x + 8, y + 16 + 15 * i, words, weight(i))));
+  panel.replaceChildren(set(panel.firstChild, {x, y, width, height}), ...lines.map((words, i) =>
+    newText(x + 8, y + 16 + 15 * i, words, {"font-size": 11, "font-weight": i ? 400 : 700})));
 }
 
-// --- the page's figures, and its address ------------------------------------------------------------
-
+// --- the page's figures, and its address ---------------------------------------------------------
 // The address keeps the sides of figures that were changed, by their numbers: ?fig1-1=28,96
 const figures = [...document.querySelectorAll("figure")].map((figure, i) => ({
   figure,
