@@ -1,6 +1,7 @@
 """Architecture figures: what they show equals the networks, and they stand on any page."""
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -480,6 +481,30 @@ def test_errors_name_the_argument():
 def test_a_terminal_gets_one_line(capsys):
     draw(nn.Linear(4, 2), input_shape=(1, 4), caption="图1")
     assert capsys.readouterr().out == "<figure: 图1>\n"
+
+
+def test_rules_of_the_layers_travel_with_the_figure(html):
+    """What the site's script computes with (test_shapes.py holds it against torch)."""
+    net = nn.Sequential(Residual(4), nn.MaxPool2d((3, 2), 2, ceil_mode=True), nn.BatchNorm2d(4))
+    net.append(nn.Flatten()).append(nn.Linear(4 * 16, 10))
+    page = ElementTree.fromstring(html(net, input_shape=(1, 4, 8, 8)))
+    (svg,) = (svg for svg in page.iter(f"{SVG}svg") if svg.get("data-net"))
+    assert json.loads(svg.get("data-net")) == {
+        "c": 4, "side": 8,
+        "layers": [
+            {"op": "conv", "k": 3, "p": 1, "o": 4, "w": 148}, {"op": "add", "from": [1, 0]},
+            {"op": "same"}, {"op": "pool", "k": [3, 2], "s": 2, "ceil": 1}, {"op": "same", "w": 8},
+            {"op": "flat"}, {"op": "fc", "i": 64, "o": 10, "w": 650}],
+    }  # fmt: skip
+    shapes = [(text.get("data-of"), text.text) for text in svg.iter(f"{SVG}text")
+              if text.get("data-of")]  # fmt: skip
+    assert shapes[:2] == [("0", "输入4×8×8"), ("5", "4×4×4")]
+    assert shapes[-2:] == [("7", "输出10"), ("total", "806个参数 · 19,712 FLOPs")]
+    assert [box.get("data-of") for box in boxes(html(net, input_shape=(1, 4, 8, 8)))] == [
+        "1", "2 3", "4 5", "6", "7",
+    ]  # fmt: skip
+    net.append(Unknown())
+    assert "data-net" not in html(net, input_shape=(1, 4, 8, 8))
 
 
 def test_structure_of_a_trace():

@@ -221,6 +221,7 @@ def test_only_scripts_that_are_used(browser):
         "copybutton.js",
         "sphinx-book-theme.js",
         "site.js",
+        "shapes.js",
         "bootstrap.js",
         "pydata-sphinx-theme.js",
         "startup.js",

@@ -6,6 +6,7 @@ architecture     `draw`: networks as columns of boxes, from the modules themselv
     structure    layers in series and on parallel paths
     boxes        from layers to boxes
     column       from boxes to SVG
+    rules        what layers make of shapes, as data for the site's script
     svg          the pieces of that SVG
 histories        several training runs in one picture
 costs            parameters and FLOPs as bars

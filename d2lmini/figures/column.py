@@ -1,10 +1,19 @@
-"""From boxes to SVG: one net as a column of boxes, data flowing downwards."""
+"""From boxes to SVG: one net as a column of boxes, data flowing downwards.
 
+Where all is known that the shapes follow from (`rules.network_data`), the SVG carries it in
+`data-net`, and `data-of` says of boxes for which layers they stand, and of texts whose shape they
+give ("total": they give the sums). The site's script computes with that; a figure without it is
+the same picture.
+"""
+
+import json
 from dataclasses import dataclass
 from html import escape
 
 from d2lmini.figures import svg
 from d2lmini.figures.boxes import Box, Frame, alternative_text, boxes_in
+from d2lmini.figures.rules import network_data, number_layers
+from d2lmini.figures.structure import IN
 from d2lmini.figures.style import KINDS, flops_text, shape_text, share_text
 from d2lmini.figures.svg import FONT, SMALL, TEXT, text_width
 
@@ -44,27 +53,30 @@ def column_of(root, elements, input_shape, label=""):
         _width(elements, box_width), text_width(label, TITLE, bold=True), DETAILS_WIDTH
     )
     name, middle, start = label or root.class_name, width / 2, f"输入{shape_text(input_shape)}"
-    pen = _Pen(root, box_width, input_shape)
+    data = network_data(root, input_shape)
+    pen = _Pen(root, box_width, input_shape, number_layers(root) if data else {})
     pen.y = MARGIN
     if label:
         pen.text(middle, pen.y + 13, label, TITLE, bold=True)
         pen.y += 22
-    pen.text(middle, pen.y + 10, start, SMALL)
+    pen.text(middle, pen.y + 10, start, SMALL, of=pen.shape_of)
     pen.y = pen.arrow_start = pen.y + 15
     pen.series(elements, middle)
     pen.arrow(middle, pen.y + ARROW)
     end = f"输出{shape_text(pen.shape)}"
     total = f"{root.params:,}个参数 · {flops_text(root.flops)}"
-    pen.text(middle, pen.y + ARROW + 11, end, SMALL)
-    pen.text(middle, pen.y + ARROW + 28, total, SMALL, opacity=0.75)
+    pen.text(middle, pen.y + ARROW + 11, end, SMALL, of=pen.shape_of)
+    about = "total" if data else None
+    pen.text(middle, pen.y + ARROW + 28, total, SMALL, opacity=0.75, of=about)
     height = pen.y + ARROW + 28 + MARGIN
     panels = [
         svg.details_panel(index, place, lines, (width, height))
         for index, (place, lines) in enumerate(pen.details)
     ]
     alt = f"{name}的结构，数据自上而下：{start}；{alternative_text(elements)}；{end}。共{total}。"
+    net = f" data-net='{json.dumps(data, separators=(',', ':'))}'" if data else ""
     text = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="d2lm" role="group" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="d2lm" role="group"{net} '
         f'aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="{css_width(width)};height:auto" font-family="{FONT}">'
         f"<title>{escape(name)}</title><desc>{escape(alt)}</desc>"
@@ -85,11 +97,13 @@ class _Pen:
     """Draws elements from the top down.
 
     `y` is the next free height, `arrow_start` the height from which the next arrow starts, `shape`
-    the shape of the data there, and `new_shape` what is to be written beside that arrow.
+    the shape of the data there, `shape_of` the number of the layer that made it, and `new_shape`
+    what is to be written beside that arrow. `numbers` are the layers', where they are wanted.
     """
 
-    def __init__(self, root, box_width, shape):
-        self.root, self.box_width, self.shape = root, box_width, shape
+    def __init__(self, root, box_width, shape, numbers):
+        self.root, self.box_width, self.shape, self.numbers = root, box_width, shape, numbers
+        self.shape_of = numbers.get(IN)
         self.parts, self.details = [], []  # details: place (left, top, height) and lines of a box
         self.y = self.arrow_start = 0
         self.new_shape = ""
@@ -109,7 +123,7 @@ class _Pen:
 
     def height_of(self, elements, path_width=None, entering_frame=False):
         """The height that `series` would use."""
-        scratch = _Pen(self.root, self.box_width, self.shape)
+        scratch = _Pen(self.root, self.box_width, self.shape, self.numbers)
         scratch.entering_frame = entering_frame
         scratch.series(elements, 0, path_width)
         return scratch.y
@@ -120,7 +134,8 @@ class _Pen:
             beside = self.new_shape and not in_path
             if beside:
                 y = self.y + ARROW_WITH_SHAPE / 2 + 2
-                self.text(middle + 8, y, self.new_shape, SMALL, anchor="start")
+                of = self.shape_of
+                self.text(middle + 8, y, self.new_shape, SMALL, anchor="start", of=of)
             self.y += ARROW_WITH_SHAPE if beside else ARROW
             self.new_shape = ""
         self.entering_frame = False
@@ -197,6 +212,7 @@ class _Pen:
         self.strips(box, left, top + body, width)
         self.parts.append("</g>")
         self.y = self.arrow_start = top + height + 3 * num_behind
+        self.shape_of = self.numbers.get(box.layers[-1]) if box.layers else self.shape_of
         if box.shape != self.shape:
             self.shape, self.new_shape = box.shape, shape_text(box.shape)
 
@@ -206,10 +222,11 @@ class _Pen:
         flops = sum(layer.flops for layer in layers)
         shape = shape_text(layers[-1].shape) if layers else ""
         lines = [label + (f" ×{times}（合计）" if times > 1 else "")]
-        data = ""
+        stands_for = " ".join(str(self.numbers[layer]) for layer in layers if self.numbers)
+        data = f' data-of="{stands_for}"' if stands_for else ""
         if box:
             names = " ".join(layer.name for layer in layers if layer.name)
-            data = (
+            data += (
                 f' data-kind="{box.kind}" data-layers="{escape(names)}" data-shape="{shape}" '
                 f'data-params="{params}" data-flops="{flops}"'
             )

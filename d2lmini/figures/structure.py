@@ -30,8 +30,14 @@ class Layer:
     shape: tuple = ()
     params: int = 0
     flops: int = 0
-    inputs: list = field(default_factory=list)  # layers (or IN) whose outputs it takes
+    operands: list = field(default_factory=list)  # for each tensor it takes: layer, IN or None
+    rule: dict | None = None  # what it makes of a shape (see `rules`), None where not known
     groups: tuple = ()  # calls of the container modules around it, outermost first
+
+    @property
+    def inputs(self):
+        """Layers (or IN) whose outputs it takes, without repetition; constants have none."""
+        return list(dict.fromkeys(source for source in self.operands if source is not None))
 
     @property
     def label(self):

@@ -28,12 +28,13 @@ TEXT, SMALL = 12, 11  # font sizes
 DETAILS_LINE = 15  # height of a line in the details
 
 
-def text(x, y, words, size, anchor="middle", bold=False, opacity=1):
-    """One line of text; nothing for an empty one."""
+def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None):
+    """One line of text; nothing for an empty one. `of` tells a script what the text is about."""
     weight = ' font-weight="bold"' if bold else ""
     faint = f' opacity="{opacity}"' if opacity != 1 else ""
     place = f'x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"'
-    return f"<text {place}{weight}{faint}>{escape(words)}</text>" if words else ""
+    about = f' data-of="{of}"' if of is not None else ""
+    return f"<text {place}{weight}{faint}{about}>{escape(words)}</text>" if words else ""
 
 
 def two_line_text(x, y, first, second, size, line_height):

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2lmini.figures.notation import describe_function, describe_module
+from d2lmini.figures.rules import rule_of_function, rule_of_module
 from d2lmini.figures.structure import IN, Group, Layer, arrange
 from d2lmini.network import evaluation_mode, run_on_meta
 
@@ -164,7 +165,7 @@ class _Recorder(TorchFunctionMode):
         self.running.pop()
 
     def _enter_leaf(self, name, module, inputs):
-        layer = Layer(name, *describe_module(module))
+        layer = Layer(name, *describe_module(module), rule=rule_of_module(module))
         new = [p for p in module.parameters() if id(p) not in self.counted]
         layer.params = sum(p.numel() for p in new)
         self.counted.update(map(id, new))
@@ -174,7 +175,7 @@ class _Recorder(TorchFunctionMode):
         return self._leave(output)
 
     def _enter(self, layer, inputs):
-        layer.inputs = self.sources(inputs)
+        layer.operands = [self.producer.get(id(tensor)) for tensor in _tensors(inputs)]
         layer.groups = tuple(self.running)
         layer.flops = -self.counter.get_total_flops()
         self.running.append(layer)
@@ -217,7 +218,8 @@ class _Recorder(TorchFunctionMode):
         if not sources:
             return function(*args, **kwargs)
         name = getattr(function, "__name__", "function").strip("_")
-        self._enter(Layer("", *describe_function(name)), (args, kwargs))
+        rule = rule_of_function(function, name, args, kwargs)
+        self._enter(Layer("", *describe_function(name), rule=rule), (args, kwargs))
         output = function(*args, **kwargs)
         if any(True for _ in _tensors(output)) and name not in SILENT:
             return self._leave(output)

@@ -1,0 +1,637 @@
+"""Figures that compute in the page, against the modules themselves: `pytest -m site`, as test_site.
+
+For every side of the input from 1 to 300, what the page shows after a reader has typed it is what
+the network gives on meta tensors. The number of comparisons is printed (`-rP`).
+"""
+
+import contextlib
+import functools
+import json
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils import flop_counter
+
+import d2lmini
+from d2lmini.figures import inline_svg
+from d2lmini.figures.style import flops_text, shape_text, share_text
+from d2lmini.figures.tracing import _Recorder
+from d2lmini.network import evaluation_mode
+from tests.test_draw import Inception, Residual
+from tests.test_site import NOTEBOOKS, PAPER, SITE, THIN, Tab, address, browser, give_up, server
+from tools import notebooks
+
+__all__ = ["browser", "server"]  # fixtures
+pytestmark = pytest.mark.site
+
+SIDES = range(1, 301)
+STATIC = notebooks.ROOT / "tools/site/static"
+
+# --- what the modules give ------------------------------------------------------------------------
+
+
+class Counter(contextlib.nullcontext):
+    """Torch's own formulas of `FlopCounterMode`, called from hooks: six times as fast."""
+
+    total = 0
+
+    def get_total_flops(self):
+        return self.total
+
+    def count(self, module, inputs, output):
+        weight, size = module.weight.shape, inputs[0].shape
+        if isinstance(module, nn.Conv2d):
+            self.total += flop_counter.conv_flop_count(size, weight, output.shape)
+        else:
+            rows = inputs[0].numel() // size[-1]
+            self.total += flop_counter.mm_flop((rows, size[-1]), weight[::-1])
+
+
+class Truth:
+    """What a network gives for an input of some side: layers in the order they run.
+
+    A Linear that gets a vector of another length than it takes gets other weights for the occasion,
+    unless its weight serves another layer too.
+    `fails` is the number of the layer that raises (the first is 1), None where none does.
+    """
+
+    def __init__(self, net, channels, side):
+        self.refitted, self.unused = {}, {}
+        x = torch.zeros((1, channels, side, side), device="meta")
+        counter = flop_counter.FlopCounterMode(display=False) if side % 25 == 0 else Counter()
+        recorder = _Recorder(counter, x)
+        handles = []
+        for module in net.modules():
+            if type(module) is nn.Linear and not getattr(net, "is_tied", False):
+                handles.append(module.register_forward_pre_hook(self.refit))
+            if isinstance(counter, Counter) and type(module) in (nn.Linear, nn.Conv2d):
+                handles.append(module.register_forward_hook(counter.count))
+        try:
+            with evaluation_mode(net), torch.no_grad(), counter, recorder.hooks(net), recorder:
+                net(x)
+            self.fails = None
+        except (RuntimeError, ValueError):
+            self.fails = len(recorder.steps) + 1
+        finally:
+            for handle in handles:
+                handle.remove()
+            for module, (weight, _) in self.refitted.items():
+                module.weight = weight
+        self.layers = [layer for layer, _ in recorder.steps]
+        self.params = sum(p.numel() for p in net.parameters())
+        sizes = {id(layer): layer.shape for layer in self.layers}
+        self.arrives = {}
+        modules = dict(net.named_modules())
+        for number, layer in enumerate(self.layers, start=1):
+            module = modules[layer.name] if layer.name else None
+            if module in self.refitted:
+                weight, features = self.refitted[module]
+                self.arrives[number] = features, weight.shape[1]
+                self.params += (features - weight.shape[1]) * weight.shape[0]
+            elif isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+                shape = sizes.get(id(layer.operands[0]), (channels, side, side))
+                self.unused[number] = [unused_at_the_end(module, axis, shape[axis + 1])
+                                       for axis in (0, 1)]  # fmt: skip
+        self.flops = sum(layer.flops for layer in self.layers)
+
+    def refit(self, module, inputs):
+        features = inputs[0].shape[-1]
+        if inputs[0].dim() == 2 and features != module.in_features and module not in self.refitted:
+            self.refitted[module] = module.weight, features
+            module.weight = nn.Parameter(module.weight.new_empty(module.out_features, features))
+
+
+@functools.cache
+def settings(module, axis):
+    """Kernel, stride, padding, dilation and ceil mode along an axis."""
+    names = ["kernel_size", "stride", "padding", "dilation"]
+    values = [getattr(module, name, 1) for name in names]
+    return *(v[axis] if isinstance(v, tuple) else v for v in values), getattr(
+        module, "ceil_mode", False
+    )
+
+
+def unused_at_the_end(module, axis, size):
+    return _unused(isinstance(module, nn.Conv2d), *settings(module, axis), size)
+
+
+@functools.cache
+def _unused(is_conv, kernel, stride, padding, dilation, ceil, size):
+    """How many of `size` values at the end no window reaches: tried with a one at each place."""
+    kernel, dilation = dilation * (kernel - 1) + 1, 1  # what dilation skips lies within the window
+    ones = torch.eye(size)[-30:].view(-1, 1, size, 1)
+    padding = padding if isinstance(padding, str) else (padding, 0)
+    if is_conv:
+        weight = torch.ones(1, 1, kernel, 1)
+        out = F.conv2d(ones, weight, None, (stride, 1), padding, (dilation, 1))
+    else:  # average pooling has the same windows
+        out = F.max_pool2d(ones, (kernel, 1), (stride, 1), padding, (dilation, 1), ceil)
+    used = out.flatten(1).amax(1) > 0
+    return len(used) - 1 - int(used.nonzero().max())
+
+
+# --- what the page shows --------------------------------------------------------------------------
+
+READ = """([key, sides]) => {
+  const figure = [...document.querySelectorAll("figure")].filter(
+    f => f.querySelector("svg[data-net]"))[key];
+  return JSON.stringify([...figure.querySelectorAll(".shapes-column")].map(column => {
+    const input = column.querySelector("input"), svg = column.querySelector("svg");
+    const boxes = [...svg.querySelectorAll("g[data-of]")].map(box =>
+      [box, svg.querySelector(".d2lm-t" + box.getAttribute("class").match(/d2lm-b(\\d+)/)[1])]);
+    const own = input.value;
+    const read = side => {
+      input.value = side;
+      input.dispatchEvent(new Event("input"));
+      return {
+        boxes: boxes.map(([box, panel]) => ({
+          ...box.dataset, label: box.getAttribute("aria-label"),
+          classes: box.getAttribute("class"),
+          mark: box.querySelector(".shapes-mark")?.textContent ?? "",
+          panel: [...panel.querySelectorAll("text")].map(text => text.textContent).join("；"),
+        })),
+        texts: [...svg.querySelectorAll("text[data-of]")].map(t => [t.dataset.of, t.textContent]),
+        words: svg.getAttribute("aria-label"), desc: svg.querySelector("desc").textContent,
+        status: column.querySelector("[role=status]").textContent,
+      };
+    };
+    const answers = sides.map(read);
+    read(own);
+    return {net: svg.dataset.net, own: +own, answers};
+  }));
+}"""
+
+
+def compare(net, data, answers, truths, sides):
+    """Compare one column for all sides; return the number of comparisons."""
+    count = 0
+    for side, answer in zip(sides, answers, strict=True):
+        truth = truths(data, side, net)
+        fails, end = truth.fails, truth.fails or len(truth.layers) + 1
+        where = f"side {side}, {data}"
+        for box in answer["boxes"]:
+            numbers = [int(number) for number in box["of"].split()]
+            assert box["panel"] == box["label"], where
+            if "kind" in box:
+                assert ("shapes-end" in box["classes"].split()) >= (fails in numbers), where
+            if numbers[-1] < end:
+                lines, mark = expected_lines(truth, numbers)
+                assert box["label"].endswith("；" + "；".join(lines)), (where, box["label"], lines)
+                if "kind" in box:
+                    shape = shape_text(truth.layers[numbers[-1] - 1].shape)
+                    assert box["shape"] == shape, where
+                    assert (box["mark"], "shapes-other" in box["classes"]) == mark, where
+                count += len(lines) + 2 * ("kind" in box)
+            elif fails in numbers:
+                assert "到此为止：；" in box["label"] and len(box["label"].split("；")) > 2, where
+                assert box["mark"] in box["label"]
+                count += 1
+        for of, text in answer["texts"]:
+            if of == "total":
+                total = f"{truth.params:,}个参数 · {flops_text(truth.flops)}"
+                assert text == (total if fails is None else "—"), where
+            elif int(of) < end:
+                shape = truth.layers[int(of) - 1].shape if int(of) else None
+                assert text.lstrip("输入出") == (shape_text(shape) if shape else
+                                              f"{data['c']}×{side}×{side}"), where  # fmt: skip
+            elif int(of) == fails:
+                assert text in ("—", "输出—")
+            count += 1
+        words = [text for of, text in answer["texts"] if text.startswith("输") or of == "total"]
+        assert words[0] in answer["words"] and answer["words"] == answer["desc"]
+        assert answer["words"].endswith(f"；{words[1]}。共{words[2]}。")
+        assert fails is None or side == data["side"] or "为止" in answer["status"], where
+    return count
+
+
+def expected_lines(truth, numbers):
+    """The last details of a box or frame, its mark, and whether other weights are needed."""
+    layers = [truth.layers[number - 1] for number in numbers]
+    params, flops = sum(x.params for x in layers), sum(x.flops for x in layers)
+    whole = truth.fails is None
+    lines = [
+        f"输出{shape_text(layers[-1].shape)}",
+        f"参数{params:,}" + (f"，占{share_text(params, truth.params)}" if whole else ""),
+        f"FLOPs {flops:,}" + (f"，占{share_text(flops, truth.flops)}" if whole else ""),
+    ]
+    unused = [truth.unused[n] for n in numbers if any(truth.unused.get(n, ()))]
+    unused = "，".join(dict.fromkeys(f"{rows}行{columns}列" for rows, columns in unused))
+    mark = f"余{unused}" if unused else ""
+    if unused:
+        lines.append(f"最后{unused}没有用到")
+    other = next((truth.arrives[n] for n in numbers if n in truth.arrives), None)
+    if other:
+        lines += [f"送来{other[0]:,}个特征，", f"权重接{other[1]:,}个：要换权重"]
+        mark = f"送来{other[0]:,}，接{other[1]:,}"
+    return lines, (mark, other is not None)
+
+
+@pytest.fixture(scope="module")
+def truths():
+    """(data, side, net) -> Truth, each network once."""
+    known = {}
+
+    def truth(data, side, net):
+        key = json.dumps(data), side
+        if key not in known:
+            known[key] = Truth(net, data["c"], side)
+        return known[key]
+
+    return truth
+
+
+def compare_page(page, drawn, truths, sides=SIDES):
+    """Compare all figures of a page; `drawn` has the networks of each."""
+    count = 0
+    for i, nets in enumerate(drawn):
+        columns = json.loads(page.evaluate(READ, [i, list(sides)]))
+        assert len(columns) == len(nets)
+        for net, column in zip(nets, columns, strict=True):
+            data = json.loads(column["net"])
+            assert column["own"] == data["side"]
+            count += compare(net, data, column["answers"], truths, sides)
+    return count
+
+
+# --- the chapters ---------------------------------------------------------------------------------
+
+
+def drawn_in(name):
+    """The networks that each call of `draw` in a chapter gets, on the meta device."""
+    drawn = []
+    helper = types.SimpleNamespace(**{x: getattr(d2lmini, x) for x in d2lmini.__all__})
+    helper.draw = lambda *nets, **options: drawn.append(nets)
+    namespace = {"__name__": "chapter"}
+    with torch.device("meta"):
+        for cell in notebooks.read(name).cells:
+            is_figure = cell.cell_type == "code" and "d2l.draw(" in cell.source
+            if cell.id == "imports" or "net" in notebooks.tags(cell) or is_figure:
+                exec(cell.source, namespace)
+                namespace["d2l"] = helper
+    return drawn
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_side_in_the_chapters(browser, name, truths):
+    drawn = drawn_in(name.removeprefix("chapters/"))
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        count = compare_page(page, drawn, truths)
+        assert not tab.complaints
+    print(f"{name}: {count:,} comparisons on {sum(map(len, drawn))} networks")
+
+
+# --- networks made for the test -------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """A network whose `forward` is a function of itself and x."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.function = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def conv(*args, **options):
+    return nn.Conv2d(*args, **options)
+
+
+def head(channels, features=10):
+    """From any size to scores."""
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, features)]
+
+
+def tied():
+    net = nn.Sequential(
+        conv(1, 2, 3, stride=9), nn.Flatten(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32)
+    )
+    net[4].weight = net[2].weight
+    net.is_tied = True
+    return net
+
+
+def shared():
+    """The convolution runs twice, the last layer too."""
+    block, last = conv(4, 4, 3), nn.Linear(8, 8)
+    pool = nn.AdaptiveMaxPool2d((2, 1))
+    net = nn.Sequential(conv(1, 4, 1), block, nn.ReLU(), block, pool, nn.Flatten(), last, last)
+    net.is_tied = True
+    return net
+
+
+def in_place(x, y):
+    x += y
+    return x
+
+
+with torch.device("meta"):
+    MADE = {
+        "plain": nn.Sequential(
+            conv(1, 4, 5), nn.ReLU(), nn.MaxPool2d(2), conv(4, 8, 3, bias=False), nn.Sigmoid(),
+            nn.MaxPool2d(3, 2), nn.Flatten(), nn.Dropout(), nn.Linear(8 * 25, 16), nn.Tanh(),
+            nn.Linear(16, 10)),
+        "dilated": nn.Sequential(
+            conv(1, 4, 3, dilation=2), conv(4, 4, 3, stride=2, dilation=3, padding=1),
+            nn.MaxPool2d(3, 2, dilation=2), nn.MaxPool2d(2, 3, 1, dilation=3), *head(4)),
+        "grouped": nn.Sequential(
+            conv(3, 12, 3, groups=3, stride=2, padding=1), nn.PReLU(12),
+            conv(12, 12, 5, groups=12, padding=2, stride=3), conv(12, 8, 1, groups=4), *head(8)),
+        "padded": nn.Sequential(
+            conv(1, 2, 7, stride=2, padding=3), nn.MaxPool2d(3, 2, padding=1),
+            conv(2, 2, 5, stride=4, padding=4), conv(2, 4, 2, stride=5, padding=1), *head(4)),
+        "same": nn.Sequential(
+            conv(1, 2, 4, padding="same"), conv(2, 2, (3, 2), padding="same", dilation=2),
+            conv(2, 2, 3, padding="valid", stride=2), nn.Flatten(1), nn.Linear(2 * 15 * 15, 4)),
+        "two directions": nn.Sequential(
+            conv(1, 2, (5, 1), stride=(2, 1), padding=(1, 0)), nn.AvgPool2d((1, 3), (3, 2)),
+            nn.MaxPool2d((2, 4), (2, 3), (1, 2), ceil_mode=True), nn.AdaptiveAvgPool2d((None, 3)),
+            nn.Flatten(), nn.Linear(2 * 3 * 3, 4)),
+        "ceil": nn.Sequential(
+            nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 3, ceil_mode=True),
+            nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.AvgPool2d(2, 5, 1, ceil_mode=True), *head(1)),
+        "ceil, wide": nn.Sequential(
+            nn.AvgPool2d(4, 3, 2, ceil_mode=True), nn.AvgPool2d(3, 2, ceil_mode=True),
+            nn.MaxPool2d(5, 2, 2, dilation=2, ceil_mode=True), *head(1)),
+        "average": nn.Sequential(
+            nn.AvgPool2d(3), nn.AvgPool2d(2, 2, 1, count_include_pad=False), nn.AvgPool2d(5, 1),
+            *head(1)),
+        "adaptive": nn.Sequential(
+            conv(1, 2, 3, stride=3), nn.AdaptiveMaxPool2d(7), conv(2, 4, 3),
+            nn.AdaptiveAvgPool2d((2, 3)), nn.Flatten(), nn.Linear(24, 5)),
+        "batch norm": nn.Sequential(
+            conv(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(), nn.LocalResponseNorm(3),
+            nn.MaxPool2d(4), nn.Flatten(), nn.BatchNorm1d(4 * 49), nn.Linear(4 * 49, 3)),
+        "paths": nn.Sequential(
+            conv(1, 16, 3, stride=2), Inception(16, 4, (4, 8), (2, 4), 4), *head(20)),
+        "paths that meet at even sides": Net(
+            lambda net, x: torch.cat([net.floor(x), net.ceil(x), net.conv(x)], dim=1),
+            floor=nn.MaxPool2d(2), ceil=nn.AvgPool2d(2, ceil_mode=True),
+            conv=conv(1, 3, 2, stride=2)),
+        "vectors side by side": Net(
+            lambda net, x: net.last(
+                torch.cat((torch.flatten(net.a(x), 1), net.b(x).flatten(1)), -1)),
+            a=nn.MaxPool2d(4), b=nn.AdaptiveAvgPool2d(2), last=nn.Linear(64 + 4, 5)),
+        "twice the same": Net(
+            lambda net, x: torch.cat((x, net.conv(x + x), x), 1), conv=conv(2, 3, 1)),
+        "residual": nn.Sequential(
+            conv(1, 4, 3), Residual(4), conv(4, 4, 3, stride=2, padding=1), Residual(4), *head(4)),
+        "residual, halved": Net(
+            lambda net, x: F.relu(net.main(x) + net.side(x)),
+            main=conv(1, 4, 3, stride=2, padding=1), side=conv(1, 4, 1, stride=2)),
+        "broadcast": Net(
+            lambda net, x: net.shrink(x) + net.mean(x) + 1,
+            shrink=nn.MaxPool2d(5, 7), mean=nn.AdaptiveAvgPool2d(1)),
+        "broadcast in place": Net(
+            lambda net, x: in_place(net.a(x), net.b(x)),
+            a=nn.MaxPool2d(20, 20), b=nn.MaxPool2d(3, 30)),
+        "view": Net(
+            lambda net, x: net.last(net.conv(x).view(x.size(0), -1)),
+            conv=conv(1, 2, 3, stride=4), last=nn.Linear(128, 4)),
+        "linear over columns": nn.Sequential(conv(1, 2, 3), nn.Linear(30, 4), nn.MaxPool2d((2, 1))),
+        "tied": tied(),
+        "shared": shared(),
+        "parameters apart": Net(
+            lambda net, x: net.conv(x), conv=conv(1, 2, 3), codes=nn.Linear(3, 5)),
+    }  # fmt: skip
+
+UNKNOWN = {
+    "transposed": nn.Sequential(nn.ConvTranspose2d(1, 2, 3)),
+    "reflected": nn.Sequential(conv(1, 2, 3, padding=1, padding_mode="reflect")),
+    "enlarged": nn.Sequential(nn.Upsample(scale_factor=2)),
+    "layer norm": nn.Sequential(nn.LayerNorm(32)),
+    "reshaped": Net(lambda net, x: net.last(x.view(-1, 1024)), last=nn.Linear(1024, 2)),
+    "constant": Net(lambda net, x: x + net.code, code=nn.Parameter(torch.zeros(1, 1, 1, 32))),
+    "scaled": Net(lambda net, x: x * torch.sigmoid(net.conv(x)), conv=conv(1, 1, 1)),
+    "cut": Net(lambda net, x: net.conv(x[:, :, 1:]), conv=conv(1, 1, 1)),
+    "along rows": Net(lambda net, x: torch.cat((x, x), 2)),
+    "own kind": nn.Sequential(type("OwnConv", (nn.Conv2d,), {})(1, 2, 3)),
+    "indices": nn.Sequential(nn.MaxPool2d(2, return_indices=True)),
+    "parametrised": nn.Sequential(
+        nn.utils.parametrizations.weight_norm(conv(1, 2, 3))),
+    "partly flat": nn.Sequential(nn.Flatten(2)),
+}  # fmt: skip
+
+
+def drawn(*nets, **options):
+    """The HTML that `draw` shows."""
+    shown = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inline_svg, "display", shown.append)
+        d2lmini.draw(*nets, **options)
+    return shown[0]._repr_html_()
+
+
+def page_of(folder, figures):
+    """A page with figures, the site's style and its script; its address."""
+    cells = "".join(f'<div class="cell_output"><div class="output text_html">{figure}</div></div>'
+                    for figure in figures)  # fmt: skip
+    path = folder / "page.html"
+    path.write_text(
+        '<!doctype html><html lang="zh-CN"><meta charset="utf-8"><title>图</title>'
+        f'<link rel="stylesheet" href="{(STATIC / "site.css").as_uri()}"><body>{cells}'
+        f'<script src="{(STATIC / "shapes.js").as_uri()}"></script>', encoding="utf-8"
+    )  # fmt: skip
+    return path.as_uri()
+
+
+def test_every_side_of_networks_made_for_the_test(browser, tmp_path, truths):
+    shapes = [(1, {"grouped": 3, "twice the same": 2}.get(name, 1), 32, 32) for name in MADE]
+    figures = [
+        drawn(net, input_shape=shape) for net, shape in zip(MADE.values(), shapes, strict=True)
+    ]
+    with Tab(browser) as tab:
+        page = tab.open(page_of(tmp_path, figures))
+        count = compare_page(page, [[net] for net in MADE.values()], truths, range(1, 131))
+        assert not tab.complaints
+    print(f"made for the test: {count:,} comparisons on {len(MADE)} networks")
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_figure_with_an_unknown_layer_gets_no_field(name):
+    html = drawn(UNKNOWN[name], input_shape=(1, 1, 32, 32))
+    assert "data-net" not in html and "data-of" not in html
+
+
+def test_a_figure_of_other_input_gets_no_field():
+    assert "data-net" not in drawn(nn.Sequential(conv(1, 2, 3)), input_shape=(1, 1, 32, 30))
+    assert "data-net" not in drawn(nn.Sequential(nn.Linear(4, 2)), input_shape=(1, 4))
+
+
+# --- what a reader does ---------------------------------------------------------------------------
+
+ALEXNET = ".shapes-column >> nth=1"  # of figure 1-1
+
+
+def test_without_javascript_figures_are_what_draw_made(browser):
+    """Nothing of them is changed or added, and what they carry for the script shows nowhere."""
+    with Tab(browser, java_script_enabled=False) as tab:
+        tab.page.goto(address(SITE.as_uri(), "chapters/alexnet"))
+        html = tab.page.content()
+        assert "shapes-column" not in html and not tab.page.locator("article input").count()
+        own = next(c for c in notebooks.read("alexnet").cells if c.id == "figure-1-1")
+        canonical = "html => new DOMParser().parseFromString(html, 'text/html').body.innerHTML"
+        with Tab(browser) as other:
+            figure = other.page.evaluate(canonical, own.outputs[0].data["text/html"])
+        assert figure.strip() in html
+
+
+@pytest.mark.parametrize("width", [360, PAPER[0]])
+def test_at_the_chapters_own_size_the_figure_is_as_drawn(browser, width):
+    """Words, places and sizes, on paper all of it; beside it stand what no window reaches, and the
+    field."""
+    look = """() => [...document.querySelectorAll("svg.d2lm :is(text, g, desc, rect, path)")]
+        .filter(e => !e.matches(".shapes-mark") && !e.closest(".d2lm-tip")).map(e => {
+          const words = e.localName == "g" ? e.getAttribute("aria-label") : e.textContent;
+          const kind = e.localName + words?.replace(/；最后\\d+行\\d+列没有用到/, "");
+          if (e.localName == "g") return [kind]; // it may hold a mark
+          const box = e.getBoundingClientRect();
+          const {x, y} = e.closest("figure").getBoundingClientRect();
+          return [kind, box.x - x, box.y - y, box.width, box.height];
+        })"""
+    for name in NOTEBOOKS:
+        seen = []
+        for script in (True, False):
+            with Tab(browser, width) as tab:
+                if not script:
+                    tab.page.route("**/shapes.js*", lambda route: route.abort())
+                page = tab.page
+                page.goto(address(SITE.as_uri(), name))
+                page.emulate_media(media="print" if width == PAPER[0] else "screen")
+                page.add_style_tag(content=".shapes-field { position: absolute !important }")
+                assert script == bool(page.locator(".shapes-field").count())
+                seen.append(page.evaluate(look))
+        assert len(seen[0]) == len(seen[1]) > 50
+        for ours, plain in zip(*seen, strict=True):
+            assert ours[0] == plain[0], name
+            moved = [abs(a - b) for a, b in zip(ours[1:], plain[1:], strict=True)]
+            assert max(moved, default=0) < 0.5, (name, ours, plain)
+
+
+def test_keyboard_does_everything(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        column = page.locator(ALEXNET)
+        field, button = column.get_by_label("AlexNet的输入边长"), column.get_by_role("button")
+        assert field.input_value() == "224" and not button.is_visible()
+        field.focus()
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowDown")
+        assert "输入1×222×222" in column.locator("svg").get_attribute("aria-label")
+        page.keyboard.press("Control+a")
+        page.keyboard.type("96")
+        fc = column.locator("[data-kind=fc]").first
+        assert (fc.get_attribute("data-shape"), fc.get_attribute("data-params")) == (
+            "4096", str(256 * 4096 + 4096 + 4096 * 4097))  # fmt: skip
+        assert "送来256个特征，；权重接6,400个：要换权重" in fc.get_attribute("aria-label")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "复原"
+        page.keyboard.press("Enter")
+        assert field.input_value() == "224" and not button.is_visible()
+        assert page.evaluate("document.activeElement.type") == "number"  # focus is not lost
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        details = column.locator(".d2lm-tip").nth(1)
+        assert details.is_visible() and "最后1行1列没有用到" in details.text_content()
+        assert not tab.complaints
+
+
+def test_the_result_is_told(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        column = page.locator(ALEXNET)
+        field, told = column.locator("input"), column.get_by_role("status")
+        assert told.text_content() == ""  # nothing has been asked
+        field.fill("200")
+        assert told.text_content() == ("输入1×200×200，输出10，共46,764,746个参数 · 1,539 MFLOPs。")
+        field.fill("96")
+        assert told.text_content().endswith("FC (4096)要换权重")
+        field.fill("40")
+        assert told.text_content() == (
+            "输入1×40×40，输出—，窗口3×3大于1×1。到3×3 MaxPool, stride 2为止"
+        )
+        for wrong in ("", "0", "2000", "30.5"):
+            field.fill(wrong)
+            assert told.text_content() == "填1到1024的整数"
+            assert field.get_attribute("aria-invalid") == "true"
+            assert "输入1×40×40" in column.locator("svg").get_attribute("aria-label")
+        field.blur()
+        assert field.input_value() == "40" and field.get_attribute("aria-invalid") == "false"
+
+
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_the_address_keeps_the_sides(browser, server, scheme):
+    base = SITE.as_uri() if scheme == "file" else server
+    with Tab(browser) as tab:
+        page = tab.open(address(base, "chapters/googlenet", "?q=1#inception"))
+        page.locator("figure:has-text('图4-2') input").fill("200")
+        page.locator("figure:has-text('图4-3') input").nth(1).fill("7")
+        page.wait_for_url("**/googlenet.html?q=1&fig4-2=200&fig4-3=96,7#inception")
+        page.reload()
+        assert page.locator("figure:has-text('图4-3') input").nth(1).input_value() == "7"
+        page.locator("figure:has-text('图4-2') button").click()
+        page.locator("figure:has-text('图4-3') button").nth(1).click()
+        page.wait_for_url("**/googlenet.html?q=1#inception")
+        page = tab.open(address(base, "chapters/googlenet", "?fig4-2=<b>&fig4-3=,5000"))
+        assert page.locator("figure:has-text('图4-2') input").input_value() == "96"
+        assert page.locator("figure:has-text('图4-3') input").nth(1).input_value() == "24"
+        page = tab.open(address(base, "chapters/googlenet", "?fig4-2=64"))
+        assert page.locator("figure:has-text('图4-2') input").input_value() == "64"
+        page.wait_for_timeout(300)
+        assert page.locator("figure:has-text('图4-2')").evaluate(
+            "e => Math.abs(e.getBoundingClientRect().top) < innerHeight / 2"
+        )
+        # an icon still on its way when the page is left is no fault
+        assert not [words for words in tab.complaints if "favicon" not in words]
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_fields_are_in_sight_and_the_page_stays_as_wide(browser, width):
+    with Tab(browser, width) as tab:
+        for name in NOTEBOOKS:
+            page = tab.open(address(SITE.as_uri(), name))
+            for i, field in enumerate(page.locator(".shapes-field input").all()):
+                field.fill(["9", "64", "2000"][i % 3])
+                box = field.bounding_box()
+                assert box["x"] >= 0 and box["x"] + box["width"] <= width, name
+                assert box["height"] >= 20
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+
+
+def test_paper_has_no_field(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
+        mark = page.locator(f"{ALEXNET} >> .shapes-mark").first
+        assert mark.is_visible()
+        page.emulate_media(media="print")
+        assert not page.locator(".shapes-field, .shapes-status").first.is_visible()
+        assert not mark.is_visible()  # as drawn
+        page.emulate_media(media="screen")
+        page.locator(f"{ALEXNET} >> input").fill("96")
+        page.emulate_media(media="print")
+        assert mark.is_visible() and not page.locator(".shapes-field").first.is_visible()
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_axe_finds_nothing_in_changed_figures(browser, mode):
+    try:
+        import axe_playwright_python as axe
+    except ImportError:
+        give_up("no axe-playwright-python: pip install -r requirements.txt")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    with Tab(browser, color_scheme=mode) as tab:
+        for query in ("", "?fig2-1=40,1,96"):
+            page = tab.open(address(SITE.as_uri(), "chapters/vgg", query))
+            page.evaluate(THIN)
+            page.wait_for_timeout(300)
+            page.evaluate(script)
+            result = page.evaluate("axe.run('figure', {resultTypes: ['violations']})")
+            assert not [(v["id"], v["nodes"][0]["html"][:160]) for v in result["violations"]]
