@@ -20,7 +20,7 @@ from torch import nn
 from d2lmini.data import ImageIterator
 from d2lmini.network import device_of, uncompiled
 
-__all__ = ["ORDINARY_CALLS", "GraphRecorder", "Replayed", "can_be_replayed"]
+__all__ = ["GraphRecorder", "Replayed", "can_be_replayed"]
 
 ORDINARY_CALLS = 2  # libraries load and choose algorithms in the first; the second is watched
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
