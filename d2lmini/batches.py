@@ -26,6 +26,21 @@ __all__ = [
 ]
 
 END = object()  # what is no batch
+# Torch's words, those that stand before what it found, and what to say of it.
+LOADING_ERRORS = (
+    (
+        "must contain tensors, numpy arrays",
+        "found ",
+        "the data set of {name} gives what is no tensor ({found}); "
+        "torchvision.transforms.ToTensor() makes tensors of pictures",
+    ),
+    (
+        "stack expects each tensor to be equal size",
+        "but ",
+        "the images of {name} are of different sizes ({found}); "
+        "torchvision.transforms.Resize((side, side)) makes them equal",
+    ),
+)
 
 
 def batches(data_iter, device, name):
@@ -56,18 +71,10 @@ def loading_explained(name):
         yield
     except (TypeError, RuntimeError) as error:
         text = str(error)
-        if "must contain tensors, numpy arrays" in text:
-            found = text.split("found ")[-1].strip()
-            raise BadInput(
-                f"the data set of {name} gives what is no tensor ({found}); "
-                "torchvision.transforms.ToTensor() makes tensors of pictures"
-            ) from error
-        if "stack expects each tensor to be equal size" in text:
-            found = text.split("but ")[-1].strip()
-            raise BadInput(
-                f"the images of {name} are of different sizes ({found}); "
-                "torchvision.transforms.Resize((side, side)) makes them equal"
-            ) from error
+        for words, before_found, explanation in LOADING_ERRORS:
+            if words in text:
+                found = text.split(before_found)[-1].strip()
+                raise BadInput(explanation.format(name=name, found=found)) from error
         raise
 
 

@@ -255,7 +255,7 @@ class TrainingRun:
         sums.reset()
         self.net.train()
         started = time.perf_counter()
-        for done, num_images in enumerate(self.steps(sums), start=1):
+        for done, num_images in enumerate(self.steps(), start=1):
             num_samples += num_images
             if done in points and done < num_batches:
                 if self.device.type != "cpu":  # which has work to do meanwhile
@@ -293,8 +293,8 @@ class TrainingRun:
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
         self._add_point(animator, point)
 
-    def steps(self, sums):
-        """Train on one batch after another; yields their numbers of images. `sums` as in `step`."""
+    def steps(self):
+        """Train on one batch after another, adding to `sums`; yields their numbers of images."""
         if self.replayed_step is not None:
             self.replayed_step.look_again()
             for indices in self.train_iter.order():
@@ -302,7 +302,7 @@ class TrainingRun:
                 yield len(indices)
             return
         for number, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter")):
-            self.step(X, y, sums, is_first=number == 0)
+            self.step(X, y, self.sums, is_first=number == 0)
             yield len(y)
 
     def _step_on(self, indices):

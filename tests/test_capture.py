@@ -3,6 +3,7 @@
 import contextlib
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,8 +155,8 @@ def same(layer, X):
     [
         (lambda layer, X: random.random(), False),
         (lambda layer, X: torch.rand(()), False),
-        (lambda layer, X: __import__("numpy").random.rand(), False),
-        (lambda layer, X: __import__("numpy").random.randn(), False),
+        (lambda layer, X: np.random.rand(), False),
+        (lambda layer, X: np.random.randn(), False),
         (count, False),
         (keep, False),
         (renew, False),
@@ -165,7 +166,7 @@ def same(layer, X):
 )
 def test_what_a_replay_would_leave_out_is_noticed(act, is_captured, stand_in):
     random.seed(0)
-    __import__("numpy").random.seed(0)
+    np.random.seed(0)
     history = run(network(Layer(act)))
     assert history.stopped is None
     assert (stand_in.last.num_replays > 0) == is_captured

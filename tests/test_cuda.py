@@ -428,8 +428,8 @@ def test_a_killed_run_goes_on(tmp_path):
 def test_ctrl_c_between_replays_keeps_the_run(monkeypatch):
     steps = train.TrainingRun.steps
 
-    def interrupted(self, sums):
-        for number, size in enumerate(steps(self, sums)):
+    def interrupted(self):
+        for number, size in enumerate(steps(self)):
             if len(self.history.test_acc) == 1 and number == 5:
                 raise KeyboardInterrupt
             yield size

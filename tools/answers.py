@@ -82,12 +82,9 @@ def measured(root=None):
 
 def code_hash(answer):
     """SHA-256 of an answer's code and of the cells that run before it."""
-    before = [
-        cell.source
-        for cell in notebooks.read(answer.chapter).cells
-        if cell.cell_type == "code" and (cell.id == "imports" or "net" in notebooks.tags(cell))
-    ]
-    return hashlib.sha256("\n\0".join([*before, answer.code]).encode()).hexdigest()
+    before = notebooks.network_cells(notebooks.read(answer.chapter))
+    sources = [*(cell.source for cell in before), answer.code]
+    return hashlib.sha256("\n\0".join(sources).encode()).hexdigest()
 
 
 def record_path(name, root=None):
@@ -110,13 +107,12 @@ class Copied(io.StringIO):
         return super().write(text)
 
 
-def run(answer, shown=None):
-    """Run an answer's code as a reader would; return what it prints and the names it sets."""
-    namespace = notebooks.network_namespace(answer.chapter)
+def run(answer, namespace, shown=None):
+    """Run an answer's code among the names of its chapter; return what it prints."""
     printed = Copied(shown) if shown else io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(answer.code, str(answer), "exec"), namespace)
-    return printed.getvalue(), namespace
+    return printed.getvalue()
 
 
 @contextlib.contextmanager
@@ -140,8 +136,9 @@ def histories_kept():
 def measure(answer):
     """Run an answer in full; return its record."""
     started, clock, cpu = datetime.date.today(), time.perf_counter(), time.process_time()
+    namespace = notebooks.network_namespace(answer.chapter)
     with histories_kept() as histories:
-        text, namespace = run(answer, shown=sys.stdout)
+        text = run(answer, namespace, shown=sys.stdout)
     device = d2lmini.try_gpu()
     return {
         "chapter": answer.chapter,
@@ -202,13 +199,14 @@ def write(answer, record):
 
     source = BLOCK.sub(placed, "".join(cell["source"]))
     cell["source"] = source.splitlines(keepends=True)
-    path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    store(path, notebook)
     store(record_path(answer.name), record)
 
 
-def store(path, record):
+def store(path, content):
+    """Write a record or a notebook as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
 def load(path, answer):

@@ -264,26 +264,34 @@ def _unpacked(target, value):
 # --- the networks and the code --------------------------------------------------------------------
 
 
+def network_cells(notebook):
+    """The import cell and the cells tagged `net`, which define the networks."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code" and (cell.id == "imports" or "net" in tags(cell))
+    ]
+
+
 def network_namespace(name):
     """Run a chapter's import cell and its cells tagged `net`; return the names they define.
 
     `net` is the network the chapter trains; VGG's full network is `vgg(conv_arch)`.
     """
     file, namespace = f"chapters/{name}.ipynb", {"__name__": f"chapters.{name}"}
-    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    cells = network_cells(read(name))
     if not any(cell.id == "imports" for cell in cells):
         raise ChapterError(f'{file}: no cell has the id "imports"; give it to the import cell')
     if not any("net" in tags(cell) for cell in cells):
         raise ChapterError(f"{file}: no cell is tagged net; tag those that define networks")
     for cell in cells:
-        if cell.id == "imports" or "net" in tags(cell):
-            try:
-                exec(compile(cell.source, f"{name}.ipynb, cell {cell.id}", "exec"), namespace)
-            except Exception as error:
-                raise ChapterError(
-                    f"{file}: cell {cell.id} fails after the import cell and the cells tagged net "
-                    f"before it alone ({error!r}); tag what it needs net too"
-                ) from error
+        try:
+            exec(compile(cell.source, f"{name}.ipynb, cell {cell.id}", "exec"), namespace)
+        except Exception as error:
+            raise ChapterError(
+                f"{file}: cell {cell.id} fails after the import cell and the cells tagged net "
+                f"before it alone ({error!r}); tag what it needs net too"
+            ) from error
     if "net" not in namespace:
         raise ChapterError(f"{file}: no cell tagged net defines net; call the trained network so")
     return namespace
