@@ -1,5 +1,6 @@
 """The other figures: they show what they are given, and bad arguments are named."""
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -189,6 +190,14 @@ def test_filters(shown):
     assert all(len(list(figure.iter(f"{SVG}image"))) == 1 for figure in shown)
     with pytest.raises(ValueError, match="Linear has no Conv2d"):
         show_filters(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("num, num_cols", [(1, 1), (8, 8), (9, 5), (16, 8), (20, 10), (96, 16)])
+def test_filters_are_drawn_as_large_as_fits(shown, num, num_cols):
+    show_filters(nn.Conv2d(1, num, 3))
+    _, _, width, height = map(float, shown[0].find(f"{SVG}svg").get("viewBox").split())
+    assert width / height == pytest.approx(num_cols / math.ceil(num / num_cols), rel=0.1)
+    assert width * 4 / 3 / num_cols >= (50 if num <= 16 else 25)  # CSS pixels of a filter
 
 
 def test_feature_maps_leave_the_net_alone(shown):

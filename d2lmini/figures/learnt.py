@@ -19,7 +19,8 @@ __all__ = ["show_confusion", "show_feature_maps", "show_filters"]
 def show_filters(net, *, caption=None):
     """Display all filters of the net's first Conv2d, each scaled to its own range.
 
-    Filters over 1 channel are grey, those over 3 in colour, others as their mean over channels.
+    Filters over 1 channel are grey, those over 3 in colour, others as their mean over channels. Up
+    to 8 stand in one row, more in at least two rows of at most 16.
     Raises ValueError when the net has no Conv2d.
     """
     conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
@@ -28,8 +29,10 @@ def show_filters(net, *, caption=None):
     weight = conv.weight.detach().float().cpu()
     num, channels, height, width = weight.shape
     tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.mean(1)
-    num_cols = min(num, 16)
-    fig = Figure(figsize=(PHONE, PHONE * math.ceil(num / num_cols) / num_cols * height / width))
+    num_cols = num if num <= 8 else min(16, math.ceil(num / 2))
+    side = PHONE / max(8, num_cols)
+    num_rows = math.ceil(num / num_cols)
+    fig = Figure(figsize=(num_cols * side, num_rows * side * height / width))
     plot_image(fig.add_axes((0, 0, 1, 1)), mosaic(stretch_contrast(tiles), num_cols))
     show(fig, alt=f"第一个卷积层的{num}个{height}×{width}卷积核，越亮权重越大", caption=caption)
 
