@@ -606,6 +606,28 @@ def test_fields_are_in_sight_and_the_page_stays_as_wide(browser, width):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
 
 
+def test_after_the_end_all_is_pale_and_the_reason_stands_beside_the_arrow(browser):
+    with Tab(browser) as tab:
+        page = tab.open(address(SITE.as_uri(), "chapters/vgg", "?fig2-1=20,1,20"))
+        columns = page.locator(".shapes-changed > svg").all()
+        assert len(columns) == 3
+        for column in columns:
+            before, after, mark, arrow = column.evaluate(
+                """svg => {
+                  const parts = [...svg.children].filter(e => !/title|desc/.test(e.localName)
+                    && !e.matches(".d2lm-tip"));
+                  const pale = parts.map(e => getComputedStyle(e).opacity === "0.4");
+                  const end = parts.findIndex(e => e.matches(".shapes-end"));
+                  const mark = parts[end].querySelector(".shapes-mark").getBBox();
+                  const arrow = parts.slice(end).find(e => e.matches("path")).getBBox();
+                  const [before, after] = [pale.slice(0, end + 1), pale.slice(end + 1)];
+                  return [before, after, mark.x + mark.width, arrow.x];
+                }"""
+            )
+            assert not any(before) and all(after) and len(after) >= 4
+            assert mark < arrow
+
+
 def test_paper_has_no_field(browser):
     with Tab(browser) as tab:
         page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))

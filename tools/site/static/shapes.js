@@ -192,9 +192,13 @@ function write({box, panel, drawn, of}, {made, passes, params, flops}) {
   box.classList.toggle("shapes-other", !!arrives);
   box.querySelector(".shapes-mark")?.remove();
   const mark = ends ?? (arrives ? `送来${grouped(arrives)}，接${grouped(takes)}` : unused && `余${unused}`);
-  const [x, y, width, height] = placeOf(box);
-  const attributes = {class: "shapes-mark", "text-anchor": ends ? "middle" : "end"};
-  if (mark) box.append(newText(x + width / 2 - (ends ? 0 : 8), y + height + 11, mark, attributes));
+  if (!mark) return;
+  const [x, y, width, height] = placeOf(box), middle = x + width / 2;
+  const text = newText(middle - 8, y + height + 12, mark, {class: "shapes-mark", "text-anchor": "end"});
+  box.append(text); // left of the arrow; a reason longer than half the box stands across it
+  if (ends && text.getComputedTextLength() > width / 2 - 8) {
+    set(text, {x: middle, "text-anchor": "middle"});
+  }
 }
 
 const placeOf = box => ["x", "y", "width", "height"].map(
