@@ -264,11 +264,7 @@ def test_questions_are_headings_that_start_a_cell(name):
 def pages_as_text():
     """Every page of the book with its Markdown, folded answers left out."""
     for page in notebooks.pages():
-        if page.suffix == ".ipynb":
-            text = "\n\n".join(cell.source for cell in markdown(notebooks.read(page.stem)))
-        else:
-            text = (ROOT / page).read_text("utf-8")
-        yield page, without_answers(text)
+        yield page, without_answers(notebooks.prose(page))
 
 
 def test_no_bold_line_takes_the_place_of_a_heading():

@@ -246,9 +246,9 @@ def addresses(text):
 
 def test_every_paper_of_the_chapters_is_among_the_references():
     for name in notebooks.names():
-        cells = [cell.source for cell in notebooks.read(name).cells if cell.cell_type == "markdown"]
-        assert addresses("\n".join(cells)) <= addresses(REFERENCES), name
-        assert "](references.md)" in "\n".join(cells), name
+        text = notebooks.prose(notebooks.path(name))
+        assert addresses(text) <= addresses(REFERENCES), name
+        assert "](references.md)" in text, name
 
 
 def test_references_have_what_a_reader_needs():

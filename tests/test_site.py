@@ -432,11 +432,7 @@ def test_formulas_stay_readable_in_excerpts(browser):
     spec.loader.exec_module(d2l_site)
     assert {tex: d2l_site.plain_formula(tex) for tex in FORMULAS} == FORMULAS
     for page in notebooks.pages():
-        text = (ROOT / page).read_text("utf-8")
-        if page.suffix == ".ipynb":
-            cells = json.loads(text)["cells"]
-            text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-        text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", text)
+        text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", notebooks.prose(page))
         for tex in re.findall(r"\$([^$]+)\$", text):
             assert not re.search(r"[\\{}]|\b(times|frac|text|left)", d2l_site.plain_formula(tex)), (
                 tex

@@ -102,6 +102,14 @@ def read(name, root=None):
         ) from error
 
 
+def prose(page):
+    """The Markdown of one of `pages()`; of a notebook, that of its text cells."""
+    if page.suffix != ".ipynb":
+        return (ROOT / page).read_text("utf-8")
+    cells = read(page.stem).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
 def tags(cell):
     """A cell's tags, a set of str."""
     return set(cell.metadata.get("tags", ()))
