@@ -49,6 +49,7 @@ class History:
         train_loss, train_acc: means over the epoch's samples, taken while the weights moved.
         test_acc: over the whole test set, after the epoch.
         train_seconds, test_seconds: wall time of the epoch's training and of its evaluation.
+        cpu_seconds: processor time of both together, over all of the process's threads.
         curve: the points of the plot, (epoch, train loss, train acc, test acc or None).
         num_samples: training samples in an epoch.
         device, precision, seed: where and how it ran.
@@ -64,6 +65,7 @@ class History:
     test_acc: list = dataclasses.field(default_factory=list)
     train_seconds: list = dataclasses.field(default_factory=list)
     test_seconds: list = dataclasses.field(default_factory=list)
+    cpu_seconds: list = dataclasses.field(default_factory=list)
     curve: list = dataclasses.field(default_factory=list)
     stopped: str | None = None
 
@@ -254,7 +256,7 @@ class TrainingRun:
         sums, num_samples = self.sums, 0
         sums.reset()
         self.net.train()
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for done, num_images in enumerate(self.steps(), start=1):
             num_samples += num_images
             if done in points and done < num_batches:
@@ -289,6 +291,7 @@ class TrainingRun:
         release_memory(self.device)  # evaluation, of whole batches, would need more besides
         test_acc = self.test_accuracy()
         history.test_seconds.append(time.perf_counter() - trained)
+        history.cpu_seconds.append(time.process_time() - cpu_started)
         history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
         point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
         self._add_point(animator, point)

@@ -40,8 +40,6 @@ def _recording(train_ch6, options, target):
             json.dump(result, file)
         return history
     return recorded
-if {options!r}.get('seed') is not None:  # biases, and the pictures of random inputs
-    __import__('torch').manual_seed({options!r}['seed'])
 d2lmini.train_ch6 = _recording(d2lmini.train_ch6, {options!r}, {target!r})
 from d2lmini.device import device_name as _name
 import torch as _torch
@@ -77,6 +75,12 @@ def run(notebook, leave_out, options):
                 )
             for index, cell in enumerate(notebook.cells):
                 if cell.cell_type == "code" and not notebooks.tags(cell) & leave_out:
+                    if notebooks.tags(cell) & {"net", "training"} and "seed" in options:
+                        # Each on its own, so that other cells do not change a record's weights.
+                        seeding = f"import torch\ntorch.manual_seed({options['seed']})"
+                        run_sync(client.kc.execute_interactive)(
+                            seeding, silent=True, store_history=False
+                        )
                     client.execute_cell(cell, index)
         machine = json.loads(Path(target + ".machine").read_text())
         history = json.loads(Path(target).read_text()) if Path(target).exists() else None
