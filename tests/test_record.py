@@ -1,24 +1,43 @@
 """The recording tool on a small chapter of its own, in a repository of its own."""
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
 
-from tools import notebooks, record
+from tools import code_hash, files, notebooks, record, weights
 
 DESCRIPTION = {"network": "NiN", "label": "NiN", "year": 2013, "idea": "1×1卷积"}
 IMPORTS = "import torch\nfrom torch import nn\n\nimport d2lmini as d2l"
 NET = "net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))"
-TRAIN = """train_iter, test_iter = d2l.load_data_fashion_mnist(8)
-history = d2l.train_ch6(net, train_iter, test_iter, EPOCHS, LR)"""
+DATA = "train_iter, test_iter = d2l.load_data_fashion_mnist(8)"
+TRAIN = "history = d2l.train_ch6(net, train_iter, test_iter, num_epochs=2, lr=0.1)"
 
 
 def cell(cell_id, source, *tags):
     new = nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)})
     new["id"] = cell_id
     return new
+
+
+def cells(**changed):
+    """The small chapter's cells; `changed` gives some of them another source, by id."""
+    found = [
+        cell("imports", IMPORTS),
+        cell("net", NET, "net"),
+        cell("seen", "for p in net.parameters():\n    print(p.shape)"),
+        cell("data", DATA, "setup"),
+        cell("train", TRAIN, "training", "nbval-ignore-output"),
+        cell("after", "print(len(history.test_acc))", "trained", "nbval-ignore-output"),
+    ]
+    for each in found:
+        each.source = changed.get(each.id, each.source)
+    return found
 
 
 def git(root, *words):
@@ -28,106 +47,212 @@ def git(root, *words):
 
 @pytest.fixture
 def chapter(tmp_path, monkeypatch):
-    """Write and commit a chapter with the given last cells; returns its path."""
+    """Write and commit the chapter anew with some cells changed; returns its path."""
+    for package in ("d2lmini", "tools"):
+        (tmp_path / package).symlink_to(notebooks.ROOT / package)
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
-    monkeypatch.setattr(record, "RECORDINGS", tmp_path / "recordings")
     (tmp_path / "chapters").mkdir()
     (tmp_path / "_toc.yml").write_text("chapters:\n- file: chapters/nin\n")
     git(tmp_path, "init", "-q")
 
-    def write(*cells):
-        path = tmp_path / "chapters" / "nin.ipynb"
-        cells = [cell("imports", IMPORTS), *cells]
-        metadata = {"chapter": DESCRIPTION}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), path)
-        git(tmp_path, "add", ".")
-        git(tmp_path, "commit", "-q", "--allow-empty", "-m", "chapter")
-        return path
+    def write(commit=True, **changed):
+        path = notebooks.path("nin")
+        notebook = notebooks.read("nin") if path.exists() else None
+        old = {c.id: c.outputs for c in notebook.cells} if notebook else {}
+        new = nbformat.v4.new_notebook(
+            cells=cells(**changed),
+            metadata=notebook.metadata if notebook else {"chapter": DESCRIPTION},
+        )
+        for each in new.cells:
+            each.outputs = old.get(each.id, [])
+        nbformat.write(new, path)
+        if commit:
+            git(tmp_path, "add", ".")
+            git(tmp_path, "commit", "-q", "--allow-empty", "-m", "chapter")
+        return str(path)
 
     return write
 
 
-def training_chapter(chapter, lr, epochs=2):
-    train = TRAIN.replace("LR", str(lr)).replace("EPOCHS", str(epochs))
-    return chapter(
-        cell("net", NET, "net"),
-        cell("train", train, "training", "nbval-ignore-output"),
-        cell("after", "print(len(history.test_acc))", "trained", "nbval-ignore-output"),
-    )
+def outputs(cell_id):
+    (found,) = (c for c in notebooks.read("nin").cells if c.id == cell_id)
+    return found.outputs
+
+
+def stored():
+    return json.loads(record.paths("nin")[0].read_text())
 
 
 @pytest.mark.slow
 def test_full_recording_stores_what_ran(chapter, tmp_path):
-    path = training_chapter(chapter, 0.1)
-    arguments = [str(path), "--seeds", "2", "--checkpoint-dir", str(tmp_path / "runs")]
-    record.main(arguments)
-    notebook = nbformat.read(path, 4)
-    stored = json.loads((tmp_path / "recordings" / "nin.json").read_text())
-    assert stored["record"] == notebook.metadata["d2lmini"]
-    assert [history["seed"] for history in stored["histories"]] == [0, 1]
-    assert stored["histories"][0]["train_loss"] != stored["histories"][1]["train_loss"]
-    assert stored["record"]["code_hash"] == notebooks.code_hash(notebook)
-    assert [c.execution_count for c in notebook.cells] == [1, 2, 3, 4]
-    first, figure, last = notebook.cells[2].outputs
-    assert first.text.startswith(f"training on {stored['record']['device']}\n")
+    path, runs = chapter(), str(tmp_path / "runs")
+    record.main([path, "--seeds", "2", "--folder", runs])
+    notebook, content = notebooks.read("nin"), stored()
+    assert content["record"] == notebook.metadata["d2lmini"]
+    assert content["record"]["code"] == code_hash.training_code(notebook, "nin")
+    assert all(seconds > 0 for seconds in content["histories"][0]["cpu_seconds"])
+    assert [history["seed"] for history in content["histories"]] == [0, 1]
+    assert content["histories"][0]["train_loss"] != content["histories"][1]["train_loss"]
+    assert [c.execution_count for c in notebook.cells] == list(range(1, 7))
+    first, figure, last = outputs("train")
+    assert first.text.startswith(f"training on {content['record']['device']}\n")
     assert "<figure" in figure.data["text/html"]
-    assert f"test acc {stored['record']['test_acc']:.3f}\n" in last.text
-    assert notebook.cells[3].outputs[0].text == "2\n"
+    assert f"test acc {content['record']['test_acc']:.3f}\n" in last.text
+    assert outputs("after")[0].text == "2\n"
+    rounded = list(weights.unpack(record.paths("nin")[1].read_bytes()))
+    assert [name for name, *_ in rounded] == ["2.weight", "2.bias"]
+    assert abs(content["record"]["rounded"]["test_acc"] - content["record"]["test_acc"]) <= 0.11
 
-    # Recorded again from the checkpoints: no training is left to do, the result is the same.
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-q", "-m", "recorded")
-    record.main(arguments)
-    again = json.loads((tmp_path / "recordings" / "nin.json").read_text())
-    assert again["histories"] == stored["histories"]
-    recorded = nbformat.read(path, 4).cells[2].outputs
-    assert (
-        "nothing is trained" in recorded[0].text and recorded[1:] == notebook.cells[2].outputs[1:]
+    # A comment, a renamed loop variable in an untagged cell and a broken line are no other code.
+    chapter(
+        net=NET.replace("nn.Flatten(),", "nn.Flatten(),  # 784\n   "),
+        seen="for param in net.parameters():\n    print(param.shape)",
     )
-
-    # Without training, what belongs to this code stays; a record of other code goes.
-    record.main([str(path), "--skip-training"])
-    assert nbformat.read(path, 4).cells[2].outputs == recorded
-    notebook.cells[1].source += "  # changed"
-    nbformat.write(notebook, path)
-    record.main([str(path), "--skip-training"])
-    changed = nbformat.read(path, 4)
-    assert "d2lmini" not in changed.metadata and changed.cells[2].outputs == []
+    trained = outputs("train")
+    record.main([path, "--skip-training"])
+    assert stored() == content and outputs("train") == trained
+    # A changed cell that uses the network runs from the weights; nothing is trained.
+    chapter(after="print(history.test_acc[-1])")
+    with pytest.raises(SystemExit, match="other code, cell after differs"):
+        record.main([path, "--skip-training"])
+    record.main([path, "--from-weights", runs])
+    assert outputs("after")[0].text == f"{content['record']['test_acc']}\n"
+    assert outputs("train") == trained and stored()["histories"] == content["histories"]
+    # Other code of the training: refused, and dropped only where that is asked for.
+    chapter(net=NET.replace("0.5", "0.4"))
+    for options in (["--skip-training"], ["--take", runs], ["--from-weights", runs]):
+        with pytest.raises(SystemExit, match=r"cell net.* differs"):
+            record.main([path, *options])
+    assert outputs("train") == trained and stored()["histories"] == content["histories"]
+    record.main([path, "--skip-training", "--drop"])
+    assert "d2lmini" not in notebooks.read("nin").metadata and outputs("train") == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lr", "epochs"), [("1e38", 2), ("0.1", "missing_name")])
-def test_nothing_is_saved_when_training_fails(chapter, lr, epochs):
-    path = training_chapter(chapter, lr, epochs)
-    before = path.read_bytes()
-    with pytest.raises((SystemExit, Exception), match=r"nothing is saved|missing_name"):
-        record.main([str(path)])
-    assert path.read_bytes() == before
-    assert not record.RECORDINGS.exists()
-
-
-def test_uncommitted_code_is_refused(chapter):
-    path = training_chapter(chapter, 0.1)
-    notebook = nbformat.read(path, 4)
-    notebook.cells[1].source += "  # not committed"
+def test_what_was_recorded_elsewhere_is_taken_into_a_notebook_that_has_changed(chapter, tmp_path):
+    path, runs = chapter(), tmp_path / "runs"
+    record.main([path, "--folder", str(runs)])
+    recorded = outputs("train")
+    chapter(commit=False, seen="print('meanwhile')", net=f"# a comment\n{NET}")
+    notebook = notebooks.read("nin")
+    for each in notebook.cells:
+        each.outputs = []
     nbformat.write(notebook, path)
-    with pytest.raises(SystemExit, match="uncommitted changes"):
-        record.main([str(path)])
+    record.main([path, "--take", str(runs)])
+    assert outputs("train") == recorded and outputs("after")[0].text == "2\n"
+    taken = notebooks.read("nin")
+    assert [c.source for c in taken.cells] == [c.source for c in notebook.cells]
 
 
-def test_a_fault_is_told_before_hours_of_training(chapter):
-    path = training_chapter(chapter, "missing_name")
-    with pytest.raises(SystemExit, match=r"^record: chapters/nin\.ipynb: lr .* is `missing_name`;"):
-        record.main([str(path)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["in the training", "after the training", "while it is taken"])
+def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
+    """And a second recorder is refused while the first is at work."""
+    slow = "import os, time\nfor _ in range(600):\n    os.path.exists('../go') or time.sleep(0.1)"
+    changed = {
+        "in the training": {"train": TRAIN.replace("num_epochs=2", "num_epochs=40")},
+        "after the training": {"after": slow},
+        "while it is taken": {},
+    }[stage]
+    path, runs = chapter(**changed), tmp_path / "runs"
+    folder = runs / "nin"
+    code = (
+        "import sys, time; sys.path.insert(0, '.')\nfrom tools import notebooks, record\n"
+        f"notebooks.ROOT = notebooks.Path({str(tmp_path)!r})\n"
+        + ("record.write = lambda *_: time.sleep(60)\n" if stage == "while it is taken" else "")
+        + f"record.main([{path!r}, '--folder', {str(runs)!r}])"
+    )
+    before = notebooks.path("nin").read_bytes()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    reached = {
+        "in the training": folder / "0.pt",
+        "after the training": folder / "recording.json",
+        "while it is taken": record.paths("nin")[0],
+    }[stage]
+    try:
+        deadline = time.monotonic() + 120
+        while not reached.exists():
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        with pytest.raises(SystemExit, match="another process is at work"):
+            record.main([path, "--folder", str(runs)])
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    assert notebooks.path("nin").read_bytes() == before
+    done = files.read_json(folder / "recording.json")
+    (tmp_path / "go").touch()
+    record.main([path, "--folder", str(runs)])
+    content = stored()
+    assert content["record"] == notebooks.read("nin").metadata["d2lmini"]
+    if stage != "in the training":  # the hours are not spent again
+        assert content["histories"] == done["histories"]
+    assert not list(tmp_path.rglob("*.part"))
 
 
-def test_unknown_notebook_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="none of the chapters"):
-        record.main([str(tmp_path / "other.ipynb")])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("cell_id", "source", "said"),
+    [
+        ("train", TRAIN.replace("lr=0.1", "lr=1e38"), "not recorded"),
+        ("after", "missing_name", "missing_name"),
+        ("after", "import sys\nprint('oh', file=sys.stderr)", "cell after wrote to stderr: oh"),
+        ("after", "import os\nprint(os.getcwd())", "cell after shows a path"),
+    ],
+)
+def test_what_was_measured_is_kept_when_something_fails(chapter, tmp_path, cell_id, source, said):
+    path = chapter(**{cell_id: source})
+    before = notebooks.path("nin").read_bytes()
+    with pytest.raises((SystemExit, Exception), match=said):
+        record.main([path, "--folder", str(tmp_path / "runs")])
+    assert notebooks.path("nin").read_bytes() == before
+    assert not record.paths("nin")[0].exists()
+    kept = tmp_path / "runs" / "nin" / ("stopped-0.json" if cell_id == "train" else "0.pt")
+    assert kept.exists()
 
 
-def test_output_on_stderr_is_refused():
-    notebook = nbformat.v4.new_notebook(cells=[cell("loud", "")])
-    notebook.cells[0].outputs = [nbformat.v4.new_output("stream", name="stderr", text="oh")]
-    with pytest.raises(SystemExit, match="cell loud wrote to stderr: oh"):
-        record.check(notebook, "nin")
+def refused(path, *options, match):
+    """The recorder refuses before it starts a kernel."""
+    with pytest.raises(SystemExit, match=match):
+        record.main([path, *options])
+
+
+def test_what_can_be_refused_is_refused_before_hours_are_spent(chapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(record.runs, "Kernel", None)
+    path = chapter(train=TRAIN.replace("0.1", "missing_name"))
+    refused(path, match=r"^record: chapters/nin\.ipynb: lr .* is `missing_name`;")
+    path = chapter(train=f"{TRAIN}\n{TRAIN}")
+    refused(path, match="calls d2l.train_ch6 2 times")
+    path = chapter(data="number = 8", seen=DATA)
+    refused(path, match="depends on test_iter .*which cell seen binds")
+    path = chapter()
+    refused(str(tmp_path / "elsewhere" / "nin.ipynb"), match="is none of")
+    refused(path, "--take", str(tmp_path / "none"), match="holds no whole training")
+    notebooks.path("nin").chmod(0o444)
+    refused(path, match=r"nin\.ipynb cannot be written to")
+    notebooks.path("nin").chmod(0o644)
+    chapter(commit=False, net=NET.replace("0.5", "0.4"))
+    refused(path, match="uncommitted changes")
+
+
+def test_a_kernel_with_another_helper_is_refused(chapter, monkeypatch):
+    path = chapter()
+    machine = {"helper": "/elsewhere"}
+    monkeypatch.setattr(record.runs.Kernel, "call", lambda *_: machine)
+    refused(path, match="imports the d2lmini of /elsewhere")
+
+
+def test_an_edit_made_meanwhile_stays(chapter, monkeypatch, capsys):
+    path = chapter()
+    run = record.runs.Kernel.run
+
+    def edited(kernel, cell):
+        run(kernel, cell)
+        chapter(commit=False, seen="print('edited')")
+
+    monkeypatch.setattr(record.runs.Kernel, "run", edited)
+    record.main([path, "--skip-training"])
+    assert [c.source for c in notebooks.read("nin").cells if c.id == "seen"] == ["print('edited')"]
+    assert outputs("seen") == [] and "cell seen was edited meanwhile" in capsys.readouterr().out

@@ -13,21 +13,18 @@ and taken from there as long as its code is the same: an interrupted call loses 
 """
 
 import argparse
-import contextlib
+import ast
 import dataclasses
 import datetime
-import hashlib
-import io
-import json
-import platform
 import re
 import sys
 import time
 from pathlib import Path
 
+import nbformat
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import d2lmini
-from tools import notebooks
+from tools import code_hash, files, notebooks, runs
 
 RECORDINGS = Path("recordings", "answers")
 BLOCK = re.compile(
@@ -80,11 +77,9 @@ def measured(root=None):
     return found
 
 
-def code_hash(answer):
-    """SHA-256 of an answer's code and of the cells that run before it."""
-    before = notebooks.network_cells(notebooks.read(answer.chapter))
-    sources = [*(cell.source for cell in before), answer.code]
-    return hashlib.sha256("\n\0".join(sources).encode()).hexdigest()
+def code_of(answer):
+    """The hash that an answer's record goes by."""
+    return code_hash.answer_hash(notebooks.read(answer.chapter), answer.code)
 
 
 def record_path(name, root=None):
@@ -94,66 +89,50 @@ def record_path(name, root=None):
 # --- running --------------------------------------------------------------------------------------
 
 
-class Copied(io.StringIO):
-    """Keeps what is printed and shows it too."""
-
-    def __init__(self, shown):
-        super().__init__()
-        self.shown = shown
-
-    def write(self, text):
-        self.shown.write(text)
-        self.shown.flush()
-        return super().write(text)
+def seeds_of(answer):
+    """The seeds that an answer's code names, before hours are spent on it."""
+    for tree in ast.parse(answer.code).body:
+        if isinstance(tree, ast.Assign) and getattr(tree.targets[0], "id", "") == "seeds":
+            return list(eval(ast.unparse(tree.value)))
+    raise notebooks.ChapterError(
+        f"{answer}: its code has no line `seeds = ...`; name three seeds or more there"
+    )
 
 
-def run(answer, namespace, shown=None):
-    """Run an answer's code among the names of its chapter; return what it prints."""
-    printed = Copied(shown) if shown else io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(answer.code, str(answer), "exec"), namespace)
-    return printed.getvalue()
-
-
-@contextlib.contextmanager
-def histories_kept():
-    """The histories of all runs of `train_ch6` meanwhile, as a list of dicts."""
-    found, train_ch6 = [], d2lmini.train_ch6
-
-    def kept(*args, **options):
-        history = train_ch6(*args, **options)
-        names = ("seed", "precision", "num_samples", "train_loss", "train_acc", "test_acc")
-        found.append({name: getattr(history, name) for name in (*names, "stopped")})
-        return history
-
-    d2lmini.train_ch6 = kept
-    try:
-        yield found
-    finally:
-        d2lmini.train_ch6 = train_ch6
+def cells_of(answer, notebook):
+    """What an answer's code and the text around it are in some version of its notebook."""
+    text = [cell.source for cell in notebook.cells if cell.id == answer.cell]
+    return code_hash.answer_hash(notebook, answer.code), text
 
 
 def measure(answer):
-    """Run an answer in full; return its record."""
-    started, clock, cpu = datetime.date.today(), time.perf_counter(), time.process_time()
-    namespace = notebooks.network_namespace(answer.chapter)
-    with histories_kept() as histories:
-        text = run(answer, namespace, shown=sys.stdout)
-    device = d2lmini.try_gpu()
-    return {
+    """Run an answer in full, in a kernel of its own; return its record and its histories."""
+    seeds, code = seeds_of(answer), code_of(answer)
+    commit = runs.commit(answer.chapter, lambda notebook: cells_of(answer, notebook))
+    before = notebooks.network_cells(notebooks.read(answer.chapter))
+    cell = nbformat.v4.new_code_cell(answer.code)
+    notebook = nbformat.v4.new_notebook(cells=[*before, cell])
+    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    with runs.Kernel(notebook) as kernel:
+        for each in notebook.cells:
+            kernel.call("watch", 0)
+            _, cpu = kernel.call("collected")
+            kernel.run(each)
+        histories, cpu_now = kernel.call("collected")
+    record = {
         "chapter": answer.chapter,
-        "code_hash": code_hash(answer),
-        "date": started.isoformat(),
-        "device": str(device),
-        "device_name": d2lmini.device.device_name(device),
-        "torch": namespace["torch"].__version__,
-        "python": platform.python_version(),
-        "seconds": round(time.perf_counter() - clock, 1),
-        "cpu_seconds": round(time.process_time() - cpu, 1),
-        "seeds": list(namespace["seeds"]),
-        "text": text,
-        "histories": rounded(histories),
+        **kernel.machine,
+        "commit": commit,
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": round(time.perf_counter() - clock, 1),
+        "cpu_seconds": round(cpu_now - cpu, 1),
+        "seeds": seeds,
+        "text": "".join(out["text"] for out in cell.outputs if out.get("name") == "stdout"),
+        "code": code,
     }
+    for history in histories:
+        del history["curve"]
+    return {"record": record, "histories": rounded(histories)}
 
 
 def rounded(value):
@@ -173,21 +152,22 @@ def rounded(value):
 def told(record):
     """When and where an answer was measured, for the reader."""
     # On a processor its own time: it does not depend on what else the machine did.
-    seconds, clock = record["seconds"], "用时"
+    seconds, clock = record["wall_seconds"], "用时"
     if record["device"] == "cpu":
         seconds, clock = record["cpu_seconds"], "处理器用时"
     minutes = max(round(seconds / 60), 1)
     return (
-        f"{record['date']}，{record['device']} ({record['device_name']})，torch {record['torch']}，"
-        f"Python {record['python']}，{len(record['seeds'])}个种子，{clock}{minutes}分钟"
+        f"{record['started'][:10]}，{record['device']} ({record['device_name']})，"
+        f"torch {record['torch']}，Python {record['python']}，"
+        f"{len(record['seeds'])}个种子，{clock}{minutes}分钟"
     )
 
 
-def write(answer, record):
-    """Put a record's text under the answer's code, and the record into recordings/."""
-    path = notebooks.path(answer.chapter)
-    notebook = json.loads(path.read_text("utf-8"))
-    (cell,) = (cell for cell in notebook["cells"] if cell["id"] == answer.cell)
+def write(answer, content):
+    """Put what an answer printed under its code, and its record into recordings/."""
+    record, path = content["record"], notebooks.path(answer.chapter)
+    notebook = notebooks.read(answer.chapter)
+    (cell,) = (cell for cell in notebook.cells if cell.id == answer.cell)
 
     def placed(found):
         if found["name"] != answer.name:
@@ -197,22 +177,15 @@ def write(answer, record):
             f"```text\n{record['text'].rstrip()}\n```\n\n（实测：{told(record)}）"
         )
 
-    source = BLOCK.sub(placed, "".join(cell["source"]))
-    cell["source"] = source.splitlines(keepends=True)
-    store(path, notebook)
-    store(record_path(answer.name), record)
-
-
-def store(path, content):
-    """Write a record or a notebook as JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    cell.source = BLOCK.sub(placed, cell.source)
+    files.write_json(record_path(answer.name), content)
+    files.write_notebook(path, notebook)
 
 
 def load(path, answer):
-    """The record in a file, or None where there is none of this code."""
-    record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return record if record.get("code_hash") == code_hash(answer) else None
+    """What a file holds of this answer's code, or None."""
+    content = files.read_json(path)
+    return content if content and content["record"]["code"] == code_of(answer) else None
 
 
 @notebooks.exit_on_fault("answers")
@@ -226,21 +199,23 @@ def main(argv=None):
     if unknown := set(args.names) - set(known):
         raise SystemExit(f"answers: no answer is called {', '.join(sorted(unknown))}")
     for name in args.names or known:
-        places = [record_path(name)]
+        answer, places = known[name], [record_path(name)]
         if args.keep:
             places.append(args.keep.expanduser() / f"{name}.json")
-        record = next(filter(None, (load(path, known[name]) for path in places)), None)
-        if record is None:
+        content = next(filter(None, (load(path, answer) for path in places)), None)
+        if content is None:
             print(f"answers: {name}" + ", not measured" * args.dry, flush=True)
             if args.dry:
                 continue
-            record = measure(known[name])
-            store(places[-1], record)
+            files.refuse_read_only(notebooks.path(answer.chapter), *places)
+            with runs.alone(places[-1].with_suffix(".lock")):
+                content = measure(answer)
+                files.write_json(places[-1], content)
         answer = measured()[name]  # as it is by now
-        if record["code_hash"] != code_hash(answer):
+        if content["record"]["code"] != code_of(answer):
             raise SystemExit(f"answers: the code of {name} has changed meanwhile; run this again")
-        write(answer, record)
-        print(f"answers: wrote {name}, {record['seconds']:.0f} s", flush=True)
+        write(answer, content)
+        print(f"answers: wrote {name}, {content['record']['wall_seconds']:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

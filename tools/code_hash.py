@@ -127,7 +127,7 @@ def _check_bound(name, needed, others):
                 found = f", which cell {elsewhere[word]} binds" if word in elsewhere else ""
                 raise notebooks.ChapterError(
                     f"chapters/{name}.ipynb: the training depends on {word} (in cell "
-                    f"{statement.cell}){found}; bind it in a cell tagged net or setup and in no other"
+                    f"{statement.cell}){found}; bind it in a cell tagged net or setup, in no other"
                 )
 
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures import inline_svg
-from tools import notebooks
+from tools import files, notebooks
 from tools.root_page import replace
 
 PAGE = notebooks.ROOT / "chapters" / "d2lmini.md"
@@ -53,11 +53,12 @@ def page():
     return replace(text, "figure", lambda _: re.sub(r"\s*\n\s*", "\n", figure) + "\n")
 
 
+@notebooks.exit_on_fault("helper_page")
 def main(argv):
     os.environ.setdefault("D2LMINI_DATA", str(notebooks.ROOT / "tests" / "data"))
     fresh = page()
     if argv != ["--check"]:
-        PAGE.write_text(fresh, "utf-8", newline="\n")
+        files.write_whole(PAGE, fresh)
     elif fresh != PAGE.read_text("utf-8"):
         raise SystemExit(f"{PAGE}: stale, run python tools/helper_page.py")
 

@@ -7,7 +7,6 @@ benchmarks and the other tools take all of it from here, so there is no second c
 
 import ast
 import contextlib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +94,14 @@ def path(name, root=None):
 def read(name, root=None):
     """The notebook of a chapter, as an nbformat node."""
     try:
-        return nbformat.read(path(name, root), as_version=4)
+        notebook = nbformat.read(path(name, root), as_version=4)
     except nbformat.reader.NotJSONError as error:
         raise ChapterError(
             f"chapters/{name}.ipynb is no notebook; save it again as Jupyter does"
         ) from error
+    for cell in notebook.cells:  # as an editor on Windows may leave them
+        cell.source = cell.source.replace("\r\n", "\n")
+    return notebook
 
 
 def prose(page):
@@ -303,10 +305,3 @@ def network_namespace(name):
     if "net" not in namespace:
         raise ChapterError(f"{file}: no cell tagged net defines net; call the trained network so")
     return namespace
-
-
-def code_hash(notebook):
-    """SHA-256 of the code cells: a record belongs to this code, whatever its line ends."""
-    code = "\n\0".join(cell.source for cell in notebook.cells
-                       if cell.cell_type == "code" and cell.id != "install")  # fmt: skip
-    return hashlib.sha256(code.replace("\r\n", "\n").encode()).hexdigest()

@@ -1,221 +1,307 @@
 """Run chapters from top to bottom and write what their cells printed back into them.
 
-    python tools/record.py chapters/vgg.ipynb               full training, on the best device here
-    python tools/record.py --skip-training chapters/*.ipynb everything but training and its results
+    python tools/record.py --skip-training chapters/*.ipynb          all but the training
+    python tools/record.py --folder ~/runs chapters/vgg.ipynb        with its full training
+    python tools/record.py --from-weights ~/runs chapters/vgg.ipynb  what follows it, once more
+    python tools/record.py --take ~/runs chapters/vgg.ipynb          what another clone recorded
 
-A full recording stores what ran in the notebook's metadata (`d2lmini`) and the history of each
-seed in recordings/NAME.json. Nothing is written when a cell fails, writes to stderr, or when
-training ends early; nor, for a full recording, when the code it uses has uncommitted changes.
+A full recording goes into FOLDER/NAME as it runs: a checkpoint after each epoch, with the whole
+weights; recording.json with the history of each seed and the outputs by cell. The same command goes
+on where an earlier one was cut off. What is complete is taken into the notebook as it is by then,
+into recordings/NAME.json and, where they are few, rounded weights into recordings/weights/.
 """
 
 import argparse
+import ast
 import datetime
-import json
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-import nbclient
 import nbformat
-from nbclient.util import run_sync
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tools import notebooks
+from tools import code_hash, files, notebooks, runs
 
-RECORDINGS = notebooks.ROOT / "recordings"
-
-# Runs in the kernel before the first cell and leaves no output. The cells stay as the reader sees
-# them; seed, checkpoint and precision reach the trainer from here, and its history comes back.
-HOOK = """
-import dataclasses, functools, json, d2lmini
-def _recording(train_ch6, options, target):
-    @functools.wraps(train_ch6)
-    def recorded(*args, **kwargs):
-        history = train_ch6(*args, **{{**kwargs, **options}})
-        result = dataclasses.asdict(history) | {{'examples_per_sec': history.examples_per_sec}}
-        with open(target, 'w') as file:
-            json.dump(result, file)
-        return history
-    return recorded
-d2lmini.train_ch6 = _recording(d2lmini.train_ch6, {options!r}, {target!r})
-from d2lmini.device import device_name as _name
-import torch as _torch
-with open({target!r} + '.machine', 'w') as _file:
-    _device = d2lmini.try_gpu()
-    json.dump({{'device': str(_device), 'device_name': _name(_device),
-               'torch': _torch.__version__, 'cuda': _torch.version.cuda}}, _file)
-del _recording, _name, _torch, _file, _device
-"""
+RESULTS = {"training", "trained"}  # tags of cells whose outputs belong to the record
+FOLDER = ".recordings"  # below the root; git does not see it
 
 
-def run(notebook, leave_out, options):
-    """Execute the code cells whose tags do not meet `leave_out`, in a fresh kernel.
+def paths(name):
+    """The files that a record of a chapter is kept in: its JSON and its rounded weights."""
+    folder = notebooks.ROOT / "recordings"
+    return folder / f"{name}.json", folder / "weights" / f"{name}.bin"
 
-    Outputs and counts go into `notebook`; cells left out keep theirs. Returns the training history
-    (None when nothing was trained) and a dict that tells the machine.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        target = str(Path(folder) / "history.json")
-        client = nbclient.NotebookClient(
-            notebook,
-            timeout=None,
-            kernel_name="python3",
-            record_timing=False,
-            resources={"metadata": {"path": str(notebooks.ROOT / "chapters")}},
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+# --- everything but the training ------------------------------------------------------------------
+
+
+def skip_training(name, drop):
+    """Run all cells but those that train or need a trained network."""
+    notebook = notebooks.read(name)
+    dropped = stale_cells(notebook, name)
+    if dropped and not drop:
+        raise notebooks.ChapterError(
+            f"chapters/{name}.ipynb: its record is of other code, cell {', '.join(dropped)} "
+            "differs; undo that or record anew (--drop drops what was recorded with other code)"
         )
-        with client.setup_kernel():
-            hook = HOOK.format(options=options, target=target)
-            reply = run_sync(client.kc.execute_interactive)(hook, silent=True, store_history=False)
-            if reply["content"]["status"] != "ok":
-                raise SystemExit(
-                    f"record: the kernel cannot use d2lmini: {reply['content']['evalue']}"
+    ran = {}
+    with runs.Kernel(notebook) as kernel:
+        for cell in code_cells(notebook):
+            if not notebooks.tags(cell) & RESULTS:
+                kernel.run(cell)
+                ran[cell.id] = cell
+    check_outputs(name, {cell.id: cell.outputs for cell in ran.values()})
+    current = notebooks.read(name)  # which may have been edited meanwhile
+    if dropped and stale_training(current, name):
+        del current.metadata["d2lmini"]
+        dropped = [cell.id for cell in code_cells(current) if notebooks.tags(cell) & RESULTS]
+    for cell in code_cells(current):
+        if cell.id in dropped and notebooks.tags(cell) & RESULTS:
+            cell.outputs, cell.execution_count = [], None
+        elif cell.id in ran and cell.source == ran[cell.id].source:
+            cell.outputs, cell.execution_count = ran[cell.id].outputs, 0
+        elif cell.id in ran:
+            print(f"record: cell {cell.id} was edited meanwhile, its output is not; run this again")
+    write(name, current)
+
+
+def stale_training(notebook, name):
+    """The cells in which a record's training differs from the notebook's."""
+    record = notebook.metadata.get("d2lmini")
+    now = code_hash.training_code(notebook, name)
+    if record is None or record["code"]["training"] == now["training"]:
+        return []
+    return code_hash.differing(record["code"]["cells"], now["cells"])
+
+
+def stale_cells(notebook, name):
+    """The cells whose recorded outputs are those of other code."""
+    record = notebook.metadata.get("d2lmini")
+    if record is None:
+        return []
+    now = code_hash.training_code(notebook, name)
+    return stale_training(notebook, name) + code_hash.differing(
+        record["code"]["trained"], now["trained"]
+    )
+
+
+# --- a full recording -----------------------------------------------------------------------------
+
+
+def record(name, folder, args):
+    """Record a chapter's training in a folder, or what is left of it, and take it from there."""
+    notebook = notebooks.read(name)
+    notebooks.chapter(name)  # a fault is told now, not after hours of training
+    code = code_hash.training_code(notebook, name)
+    check_one_call(notebook, name)
+    files.refuse_read_only(notebooks.path(name), *paths(name), folder / name / "recording.json")
+    commit = runs.commit(name, lambda committed: code_hash.training_code(committed, name))
+    with runs.alone(folder / name / "lock"):
+        state = begun(name, folder / name, code, commit, args)
+        for number, seed in enumerate(range(args.seed, args.seed + args.seeds)):
+            if number >= len(state["histories"]):
+                train(name, folder / name, notebook, state, seed)
+            elif number == 0 and (args.from_weights or state["code"]["trained"] != code["trained"]):
+                train(name, folder / name, notebook, state, seed, done=state["histories"][0])
+        take(name, folder)
+
+
+def begun(name, folder, code, commit, args):
+    """The state of a recording, as recording.json holds it: of an earlier run, or a new one."""
+    options = {"seed": args.seed, "precision": args.precision}
+    state = files.read_json(folder / "recording.json")
+    if state is None and args.from_weights:
+        raise notebooks.ChapterError(f"{folder} holds no recording")
+    if state is None:
+        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        return {"code": {**code, "trained": {}}, "options": options, "commit": commit,
+                "started": started, "machine": None, "histories": [], "outputs": {}}  # fmt: skip
+    if state["code"]["training"] != code["training"]:
+        cells = ", ".join(code_hash.differing(state["code"]["cells"], code["cells"]))
+        raise notebooks.ChapterError(
+            f"{folder} holds a training of other code, cell {cells} differs; name another folder"
+        )
+    if args.from_weights:
+        args.seed, args.seeds = state["options"]["seed"], len(state["histories"])
+        args.precision = state["options"]["precision"]
+    elif len(state["histories"]) < args.seeds and (
+        state["options"] != options or state["commit"] != commit
+    ):
+        raise notebooks.ChapterError(
+            f"{folder} holds a training of commit {state['commit'][:7]} with {state['options']}; "
+            "go on with these, or name another folder"
+        )
+    return state
+
+
+def train(name, folder, notebook, state, seed, done=None):
+    """Run a chapter with one seed; into `state` and its file goes what comes of it, as it comes.
+
+    done: the history of a training whose weights are in the folder: only what follows it runs anew.
+    The chapter shows the first seed; of the others only the history is kept.
+    """
+    first = seed == state["options"]["seed"]
+    trained = code_hash.training_code(notebook, name)["trained"]
+    notebook = nbformat.from_dict(notebook)
+    checkpoint = folder / f"{seed}.pt"
+    options = {**state["options"], "seed": seed, "checkpoint": str(checkpoint)}
+    with runs.Kernel(notebook) as kernel:
+        for cell in code_cells(notebook):
+            tags = notebooks.tags(cell)
+            if "trained" in tags and not first:
+                continue
+            if "training" in tags:
+                weights = str(folder / "weights.bin") if first else None
+                instead = [str(checkpoint), done] if done else None
+                kernel.call("watch", seed, None if done else options, instead, weights)
+            elif "net" in tags:
+                kernel.call("watch", seed)
+            kernel.run(cell)
+            if "training" in tags:
+                (history,) = kernel.call("collected")[0]
+                kernel.call("watch", None)
+                if history["stopped"]:
+                    files.write_json(folder / f"stopped-{seed}.json", history)
+                    raise notebooks.ChapterError(
+                        f"{name}, seed {seed}: the training is not recorded: {history['stopped']}"
+                    )
+                if not done:
+                    state["machine"] = kernel.machine
+                    state["histories"].append(history)
+            if "trained" in tags or ("training" in tags and first and not done):
+                state["outputs"][cell.id] = cell.outputs
+            if "trained" in tags:
+                state["code"]["trained"][cell.id] = trained[cell.id]
+            if tags & RESULTS:
+                files.write_json(folder / "recording.json", state)
+
+
+def check_one_call(notebook, name):
+    """Refuse a training cell that trains more than once: a record is of one training."""
+    (cell,) = (cell for cell in code_cells(notebook) if "training" in notebooks.tags(cell))
+    calls = [
+        node
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "train_ch6"
+    ]
+    if len(calls) != 1:
+        raise notebooks.ChapterError(
+            f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {len(calls)} "
+            "times; a record is of one call"
+        )
+
+
+# --- into the notebook ----------------------------------------------------------------------------
+
+
+def take(name, folder):
+    """Put what a folder holds of a chapter into today's notebook and recordings."""
+    folder = folder / name
+    state = files.read_json(folder / "recording.json")
+    if not state or not state["histories"]:
+        raise notebooks.ChapterError(f"{folder} holds no whole training")
+    notebook = notebooks.read(name)
+    now = code_hash.training_code(notebook, name)
+    differing = []
+    if state["code"]["training"] != now["training"]:
+        differing = code_hash.differing(state["code"]["cells"], now["cells"])
+    results = [cell for cell in code_cells(notebook) if notebooks.tags(cell) & RESULTS]
+    for cell in results:  # what the folder holds of a cell that is gone is left there
+        recorded = state["code"]["trained"].get(cell.id)
+        if cell.id not in state["outputs"] or recorded != now["trained"].get(cell.id):
+            differing.append(cell.id)
+    if differing:
+        raise notebooks.ChapterError(
+            f"{folder} holds what other code gave, cell {', '.join(differing)} differs from "
+            f"chapters/{name}.ipynb; where that is no part of the training, run --from-weights"
+        )
+    check_outputs(name, state["outputs"], str(folder))
+    json_path, weights_path = paths(name)
+    files.refuse_read_only(notebooks.path(name), json_path, weights_path)
+    first = state["histories"][0]
+    seconds = sum(first["train_seconds"])
+    notebook.metadata["d2lmini"] = {
+        **state["machine"],
+        **{key: state[key] for key in ("commit", "started")},
+        **{key: first[key] for key in ("seed", "precision")},
+        "training_seconds": round(seconds + sum(first["test_seconds"]), 1),
+        "cpu_seconds": round(sum(first["cpu_seconds"]), 1),
+        "examples_per_sec": first["num_samples"] * len(first["train_seconds"]) / seconds,
+        **{key: first[key][-1] for key in ("train_loss", "train_acc", "test_acc")},
+        "code": now,
+    }
+    rounded = files.read_json(folder / "weights.json")
+    if rounded:
+        files.write_whole(weights_path, (folder / "weights.bin").read_bytes())
+        notebook.metadata["d2lmini"]["rounded"] = rounded
+    content = {"record": notebook.metadata["d2lmini"], "histories": state["histories"]}
+    files.write_json(json_path, content)
+    for cell in results:
+        cell.outputs = nbformat.from_dict(state["outputs"][cell.id])
+        cell.execution_count = 0
+    write(name, notebook)
+
+
+def check_outputs(name, outputs, *private):
+    """Refuse outputs, by cell id, that must not be published: warnings, paths of this machine."""
+    for cell, of_cell in outputs.items():
+        for output in of_cell:
+            if output.get("name") == "stderr":
+                raise notebooks.ChapterError(
+                    f"{name}, cell {cell} wrote to stderr: {output['text']}"
                 )
-            for index, cell in enumerate(notebook.cells):
-                if cell.cell_type == "code" and not notebooks.tags(cell) & leave_out:
-                    if notebooks.tags(cell) & {"net", "training"} and "seed" in options:
-                        # Each on its own, so that other cells do not change a record's weights.
-                        seeding = f"import torch\ntorch.manual_seed({options['seed']})"
-                        run_sync(client.kc.execute_interactive)(
-                            seeding, silent=True, store_history=False
-                        )
-                    client.execute_cell(cell, index)
-        machine = json.loads(Path(target + ".machine").read_text())
-        history = json.loads(Path(target).read_text()) if Path(target).exists() else None
-    return history, machine
+            found = [path for path in (*private, str(notebooks.ROOT)) if path in str(output)]
+            if found:
+                raise notebooks.ChapterError(f"{name}, cell {cell} shows a path: {found[0]}")
 
 
-def check(notebook, name):
-    """Refuse outputs that must not be published."""
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if output.output_type == "stream" and output.name == "stderr":
-                raise SystemExit(f"record: {name}, cell {cell.id} wrote to stderr: {output.text}")
-
-
-def tidy(notebook):
-    """Number the cells that ran 1, 2, ... and drop what differs from machine to machine."""
+def write(name, notebook):
+    """Write a notebook, the cells that ran numbered 1, 2, ..."""
     count = 0
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.metadata.pop("execution", None)
-        cell.outputs = list(merge_streams(cell.outputs))
+    for cell in code_cells(notebook):
         if cell.execution_count is not None:
             count += 1
             cell.execution_count = count
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
-            output.pop("transient", None)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = {"name": "python"}
-
-
-def merge_streams(outputs):
-    """Join what was printed in pieces; a figure in between keeps its place."""
-    previous = None
-    for output in outputs:
-        if previous and output.output_type == "stream" and output.name == previous.get("name"):
-            previous.text += output.text
-            continue
-        yield output
-        previous = output
-
-
-def record(path, args):
-    """Record one chapter."""
-    name = Path(path).stem
-    if name not in (names := notebooks.names()):
-        raise SystemExit(f"record: {path} is none of the chapters {', '.join(names)}")
-    notebooks.chapter(name)  # a fault is told now, not after hours of training
-    notebook = notebooks.read(name)
-    code_hash = notebooks.code_hash(notebook)
-    if args.skip_training:
-        leave_out = {"training", "trained"}
-        if notebook.metadata.get("d2lmini", {}).get("code_hash") != code_hash:
-            notebook.metadata.pop("d2lmini", None)  # a record of other code is no record
-            for cell in notebook.cells:
-                if notebooks.tags(cell) & {"training", "trained"}:
-                    cell.outputs, cell.execution_count = [], None
-        run(notebook, leave_out, {})
-        check(notebook, name)
-    else:
-        record_training(notebook, name, code_hash, args)
-    tidy(notebook)
-    nbformat.write(notebook, notebooks.path(name))
+    files.write_notebook(notebooks.path(name), notebook)
     print(f"record: wrote {notebooks.path(name)}")
-
-
-def record_training(notebook, name, code_hash, args):
-    """Run everything, train once more for each further seed, and store the histories."""
-    commit = clean_commit(name)
-    histories = []
-    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    for seed in range(args.seed, args.seed + args.seeds):
-        options = {"seed": seed, "precision": args.precision}
-        if args.checkpoint_dir:
-            folder = Path(args.checkpoint_dir).resolve()
-            options["checkpoint"] = str(folder / f"{name}-{args.precision}-{seed}.pt")
-        if not histories:
-            history, machine = run(notebook, set(), options)
-            wall_seconds = time.perf_counter() - clock
-        else:  # the chapter shows the first seed; of the others only the history is kept
-            history, _ = run(notebooks.read(name), {"trained"}, options)
-        if history is None or history["stopped"]:
-            reason = history["stopped"] if history else "no cell called d2l.train_ch6"
-            raise SystemExit(f"record: {name}, seed {seed}: nothing is saved: {reason}")
-        histories.append(history)
-    first = histories[0]
-    notebook.metadata["d2lmini"] = {
-        **machine,
-        "commit": commit,
-        "started": started.isoformat(timespec="seconds"),
-        "wall_seconds": round(wall_seconds, 1),
-        "training_seconds": round(sum(first["train_seconds"]) + sum(first["test_seconds"]), 1),
-        **{key: first[key] for key in ("seed", "precision", "examples_per_sec")},
-        **{key: first[key][-1] for key in ("train_loss", "train_acc", "test_acc")},
-        "code_hash": code_hash,
-    }
-    check(notebook, name)
-    RECORDINGS.mkdir(exist_ok=True)
-    content = {"record": notebook.metadata["d2lmini"], "histories": histories}
-    (RECORDINGS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
-
-
-def clean_commit(name):
-    """The commit whose code is about to run; refuse when the code is not that commit's."""
-    git = ["git", "-C", str(notebooks.ROOT)]
-    changed = subprocess.check_output([*git, "status", "--porcelain", "--", "d2lmini"], text=True)
-    try:
-        notebook_path = notebooks.path(name).relative_to(notebooks.ROOT).as_posix()
-        committed = subprocess.check_output([*git, "show", f"HEAD:{notebook_path}"], text=True)
-    except subprocess.CalledProcessError as error:
-        raise SystemExit(f"record: commit {notebooks.path(name)} before recording it") from error
-    committed = nbformat.reads(committed, as_version=4)
-    if changed or notebooks.code_hash(committed) != notebooks.code_hash(notebooks.read(name)):
-        raise SystemExit(
-            f"record: uncommitted changes in {changed.split() or notebook_path}; commit them, so "
-            "that the record can say which code ran"
-        )
-    return subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
 
 
 @notebooks.exit_on_fault("record")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("notebooks", nargs="+", metavar="chapters/NAME.ipynb")
+    parser.add_argument("notebooks", nargs="+", type=Path, metavar="chapters/NAME.ipynb")
     parser.add_argument("--skip-training", action="store_true", help="run all cells but training's")
+    parser.add_argument("--drop", action="store_true", help="with it, what other code has recorded")
+    parser.add_argument("--folder", type=Path, help="for a recording, to go on from, and to keep")
+    parser.add_argument("--from-weights", type=Path, metavar="FOLDER", help="train nothing")
+    parser.add_argument("--take", type=Path, metavar="FOLDER", help="run nothing")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to train")
     parser.add_argument("--precision", default="tf32", help="see d2lmini.train_ch6")
-    parser.add_argument("--checkpoint-dir", help="where an interrupted recording goes on from")
     args = parser.parse_args(argv)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    chapters = {notebooks.path(name).resolve(): name for name in notebooks.names()}
     for path in args.notebooks:
-        record(path, args)
+        if path.resolve() not in chapters:
+            raise SystemExit(f"record: {path} is none of {', '.join(map(str, chapters))}")
+    for path in args.notebooks:
+        name = chapters[path.resolve()]
+        folder = args.from_weights or args.take or args.folder or notebooks.ROOT / FOLDER
+        folder = folder.expanduser().resolve()
+        if args.skip_training:
+            skip_training(name, args.drop)
+        elif args.take:
+            take(name, folder)
+        else:
+            record(name, folder, args)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ The figures come from the notebooks' networks and from recordings/NAME.json; whi
 are and what they say of themselves, from tools/notebooks.py.
 """
 
+import ast
 import functools
 import hashlib
-import json
 import re
 import statistics
 import sys
@@ -24,12 +24,20 @@ from d2lmini.figures.costs import costs_figure
 from d2lmini.figures.histories import plot_curves
 from d2lmini.figures.inline_svg import figure_html, figure_svg
 from d2lmini.figures.tracing import trace
-from tools import notebooks
+from tools import code_hash, files, notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
 README = notebooks.ROOT / "README.md"
 README_ZH = notebooks.ROOT / "README.zh.md"
 NUMERALS = dict(enumerate("零一二三四五六七八九十"))
+# What the charts' pictures depend on besides their numbers.
+DRAWN_BY = [
+    Path(__file__),
+    *(notebooks.ROOT / "d2lmini" / "figures" / f"{name}.py"
+      for name in ("costs", "histories", "inline_svg", "style")),
+]  # fmt: skip
+ALONE = 0.8  # of the processors' time, at least: a training that shared the machine got less
+SHARED = "\n“—”：录制时机器还在做别的事，吞吐量不作数。\n"
 COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种层"
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
@@ -59,13 +67,20 @@ def networks(chapters):
 
 
 def recordings(chapters):
-    """What tools/record.py stored of each recorded chapter: its record and its histories."""
+    """What tools/record.py stored of each chapter whose training, as it is now, is recorded."""
     found = {}
-    for chapter in chapters:
-        path = notebooks.ROOT / "recordings" / f"{chapter.name}.json"
-        if path.is_file():
-            found[chapter.name] = json.loads(path.read_text("utf-8"))
+    for name in (chapter.name for chapter in chapters):
+        content = files.read_json(notebooks.ROOT / "recordings" / f"{name}.json")
+        now = code_hash.training_code(notebooks.read(name), name)["training"]
+        if content and content["record"]["code"]["training"] == now:
+            found[name] = content
     return found
+
+
+def shared_machine(record):
+    """Whether other work took processor time from a CPU recording; older ones do not tell."""
+    available = record.get("threads", 0) * record["training_seconds"]
+    return record["device"] == "cpu" and record.get("cpu_seconds", available) < ALONE * available
 
 
 def markdown_table(head, rows):
@@ -75,17 +90,19 @@ def markdown_table(head, rows):
 
 def network_table(chapters, costs, recorded):
     """The networks; a chapter whose training is not recorded yet says so."""
-    rows = []
+    rows, note = [], ""
     for chapter, cost in zip(chapters, costs, strict=True):
         result = ("尚未录制", "尚未录制")
         if chapter.name in recorded:
             record = recorded[chapter.name]["record"]
             rate = f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）"
+            if shared_machine(record):
+                rate, note = "—", SHARED
             result = (f"{record['test_acc']:.3f}", rate)
         shape = f"1×{chapter.side}×{chapter.side}"
         size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", shape)
         rows.append((link(chapter), chapter.year, chapter.idea, *size, *result))
-    return markdown_table(HEAD, rows)
+    return markdown_table(HEAD, rows) + note
 
 
 def link(chapter):
@@ -158,12 +175,13 @@ def curves_figure(curves):
 
 
 def stamped(draw, caption, numbers, old):
-    """The figure that `draw` makes, as HTML after a comment that stands for all its numbers.
+    """The figure that `draw` makes, as HTML after a comment that stands for its numbers and code.
 
-    matplotlib's versions draw the same numbers in different bytes: a chart of the same in `old`
-    stays, and is not drawn.
+    matplotlib's versions draw the same in different bytes: a chart of the same in `old` stays, and
+    is not drawn.
     """
-    digest = hashlib.sha256(repr((caption, numbers)).encode()).hexdigest()
+    drawing = [code_hash.tree_hash(ast.parse(path.read_text("utf-8"))) for path in DRAWN_BY]
+    digest = hashlib.sha256(repr((caption, numbers, drawing)).encode()).hexdigest()
     mark = f"<!-- {digest[:16]} -->\n"
     if mark in old:
         return mark + old.split(mark)[1].split("</figure>\n")[0] + "</figure>\n"
@@ -204,8 +222,10 @@ def readme(path=None, wording=ENGLISH):
 def replace(text, name, write):
     """Put what `write` makes of the old text between the two markers of that name."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or end not in text.split(begin)[1]:
+        raise notebooks.ChapterError(f"the page needs one {begin.strip()} and one {end} after it")
     before, rest = text.split(begin)
-    old, after = rest.split(end)
+    old, after = rest.split(end, 1)
     return before + begin + write(old) + end + after
 
 
@@ -217,7 +237,7 @@ def main(argv):
         raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")
     if argv != ["--check"]:
         for path, text in fresh.items():
-            path.write_text(text, "utf-8", newline="\n")
+            files.write_whole(path, text)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tools import notebooks
+from tools import files, notebooks
 
 ROOT = notebooks.ROOT
 ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]{0,38})/([A-Za-z0-9._-]{1,100})")
@@ -117,7 +117,7 @@ def set_repository(url, root=ROOT):
         if new != old:
             changed.append((path, new))
     for path, new in changed:
-        path.write_text(new, encoding="utf-8", newline="\n")
+        files.write_whole(path, new)
     return [path for path, _ in changed]
 
 

@@ -1,0 +1,52 @@
+"""Reading and writing files: whole or not at all."""
+
+import contextlib
+import json
+import os
+import stat
+import tempfile
+
+import nbformat
+
+from tools import notebooks
+
+
+def write_whole(path, content):
+    """Write text or bytes into a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content if isinstance(content, bytes) else content.encode()
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_json(path, content):
+    write_whole(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path):
+    """The content of a JSON file, or None where there is no such file or it is none."""
+    with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        return json.loads(path.read_text("utf-8"))
+    return None
+
+
+def write_notebook(path, notebook):
+    write_whole(path, nbformat.writes(notebook) + "\n")
+
+
+def refuse_read_only(*paths):
+    """Refuse files that are there and read-only, and folders that cannot be written to."""
+    for path in paths:
+        folder = path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                read_only = path.exists() and not path.stat().st_mode & stat.S_IWUSR
+        except OSError:
+            read_only = True
+        if read_only:
+            raise notebooks.ChapterError(f"{path} cannot be written to; make it writable")

@@ -1,0 +1,138 @@
+"""Run cells in a kernel: one run at a time in a folder, of code that a commit holds."""
+
+import ast
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import filelock
+import nbclient
+import nbformat
+from nbclient.util import run_sync
+
+from tools import notebooks
+
+
+@contextlib.contextmanager
+def alone(path):
+    """Hold a lock, which ends with this process, however it ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(path, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise notebooks.ChapterError(
+            f"another process is at work in {path.parent}; wait for it, or name another folder"
+        ) from error
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+def git(*words):
+    command = ["git", "-C", str(notebooks.ROOT), *words]
+    return subprocess.check_output(command, text=True, encoding="utf-8")
+
+
+def commit(name, code_of):
+    """The commit whose code is about to run; refuse where the code is not that commit's.
+
+    `code_of` makes of a chapter's notebook what has to be the same in the commit.
+    """
+    path = notebooks.path(name).relative_to(notebooks.ROOT).as_posix()
+    changed = git("status", "--porcelain", "--", "d2lmini").split()
+    try:
+        committed = nbformat.reads(git("show", f"HEAD:{path}"), as_version=4)
+    except subprocess.CalledProcessError as error:
+        raise notebooks.ChapterError(f"commit {path} before it is run") from error
+    if changed or code_of(committed) != code_of(notebooks.read(name)):
+        raise notebooks.ChapterError(
+            f"uncommitted changes in {' '.join(changed[1::2]) or path}; commit them, so that the "
+            "record can say which code ran"
+        )
+    return git("rev-parse", "HEAD").strip()
+
+
+# --- kernel ---------------------------------------------------------------------------------------
+
+
+class Client(nbclient.NotebookClient):
+    """Shows what cells print as they print it."""
+
+    def output(self, outs, msg, display_id, cell_index):
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+
+class Kernel:
+    """A fresh kernel in the chapters' folder, with the helper of this checkout.
+
+    Attributes:
+        machine: what `kernel_hook.machine` says.
+    """
+
+    def __init__(self, notebook, quiet=False):
+        self.notebook = notebook
+        resources = {"metadata": {"path": str(notebooks.ROOT / "chapters")}}
+        kind = nbclient.NotebookClient if quiet else Client
+        self.client = kind(
+            notebook, timeout=None, kernel_name="python3", record_timing=False, resources=resources
+        )
+
+    def __enter__(self):
+        # The kernel of this environment, and this checkout's helper before an installed one.
+        path = [str(notebooks.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **os.environ,
+            "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(path),
+        }
+        self.setup = self.client.setup_kernel(env=environment)
+        self.setup.__enter__()
+        self.machine = self.call("machine")
+        helper = self.machine.pop("helper")
+        if helper != str(notebooks.ROOT):
+            raise notebooks.ChapterError(
+                f"the kernel imports the d2lmini of {helper}, not that of {notebooks.ROOT}; "
+                "install this checkout's in an environment of its own"
+            )
+        return self
+
+    def __exit__(self, *error):
+        return self.setup.__exit__(*error)
+
+    def call(self, function, *args):
+        """What a function of `kernel_hook` returns for these arguments, in the kernel."""
+        call = f"_json.dumps(_hook.{function}{args!r})"
+        reply = run_sync(self.client.kc.execute_interactive)(
+            "import json as _json, tools.kernel_hook as _hook",
+            silent=True,
+            store_history=False,
+            user_expressions={"value": call},
+        )["content"]
+        result = reply.get("user_expressions", {}).get("value", reply)
+        if result["status"] != "ok":
+            raise notebooks.ChapterError(f"the kernel cannot be used: {result['evalue']}")
+        return json.loads(ast.literal_eval(result["data"]["text/plain"]))
+
+    def run(self, cell):
+        """Run a cell of the notebook; its outputs are in it afterwards, pieces joined."""
+        self.client.execute_cell(cell, self.notebook.cells.index(cell))
+        cell.outputs = list(_joined(cell.outputs))
+        cell.metadata.pop("execution", None)
+        for output in cell.outputs:
+            output.pop("transient", None)
+
+
+def _joined(outputs):
+    """Join what was printed in pieces; a figure in between keeps its place."""
+    previous = None
+    for output in outputs:
+        if previous and output.output_type == "stream" and output.name == previous.get("name"):
+            previous.text += output.text
+            continue
+        yield output
+        previous = output
