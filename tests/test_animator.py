@@ -215,6 +215,17 @@ def test_nan_is_drawn_as_a_gap(shown):
     assert len(shown) == 3
 
 
+def test_a_changed_number_changes_few_lines(shown):
+    curves = Animator("epoch", legend=["loss"], xlim=(1, 2), ylim=(0, 1), caption="图1")
+    curves.add(1, 0.9, redraw=False)
+    curves.add(2, 0.5)
+    curves.Y[0][-1] = 0.4
+    curves.redraw()
+    before, after = (ElementTree.tostring(picture).splitlines() for picture in shown)
+    assert len(before) == len(after)
+    assert sum(a != b for a, b in zip(before, after, strict=True)) == 2  # alternative text, curve
+
+
 def test_an_empty_figure_is_fine(shown):
     Animator(legend=["loss"]).redraw()
     assert len(shown) == 1 and words(shown[0])

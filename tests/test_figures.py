@@ -70,15 +70,39 @@ def test_svg_can_stand_in_any_page():
     assert "date" not in svg.lower()
 
 
-def test_ids_differ_between_figures_and_references_hold():
-    ids = [re.findall(r' id="([^"]+)"', svg) for svg in (plot(), plot(caption="图2"))]
-    assert not set(ids[0]) & set(ids[1])
-    assert len(ids[0]) == len(set(ids[0]))
-    assert set(re.findall(r'(?:href="|url\()#([^")]+)', plot())) <= set(ids[0])
+def drawn(size=(3, 2), **options):
+    """A curve with a clip, marks, two equal collections and a hatch: all that has ids."""
+    fig = Figure(figsize=size)
+    ax = fig.subplots()
+    ax.set(xlim=(0, 9), ylim=(0, 9))
+    ax.plot([0, 9], [0, 9])
+    for shift in (0, 1):
+        ax.scatter(range(9), [shift] * 9, c=range(9))
+    ax.bar(3, 4, hatch="//")
+    return figure_svg(fig, **{"alt": "一条线", **options})
+
+
+def definitions(svg):
+    """What each id of an SVG stands for; there is one of each, and something refers to it."""
+    pairs = [
+        (e.attrib.pop("id"), e) for e in ElementTree.fromstring(svg).iter() if "id" in e.attrib
+    ]
+    referred = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    referred.update(re.search(r'aria-labelledby="([^"]*)"', svg)[1].split())
+    assert sorted(name for name, _ in pairs) == sorted(referred)
+    return {name: ElementTree.tostring(element).strip() for name, element in pairs}
+
+
+def test_equal_ids_mean_equal_things():
+    one, other = definitions(drawn()), definitions(drawn(size=(4, 3)))
+    shared = set(one) & set(other)
+    assert len(shared) > 2 and len(set(other) - shared) == 1  # the clip is another
+    assert all(one[name] == other[name] for name in shared)
+    assert not set(one) & set(definitions(drawn(caption="图2")))
 
 
 def test_the_same_figure_gives_the_same_bytes():
-    assert plot() == plot()
+    assert drawn() == drawn()
 
 
 def test_alternative_text_is_demanded():

@@ -273,9 +273,10 @@ def test_every_heading_has_an_address_that_stays(browser, name):
         page = tab.open(address(SITE.as_uri(), name))
         found = page.evaluate(HEADINGS)
         ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+        drawn = page.evaluate("[...document.querySelectorAll('article svg [id]')].map(e => e.id)")
     anchors = [anchor for _, anchor, _ in found]
     assert not [anchor for anchor in anchors if re.fullmatch(r"id\d+|", anchor)]
-    assert all(ids.count(anchor) == 1 for anchor in anchors)
+    assert all(ids.count(anchor) == 1 for anchor in [*anchors, *drawn])
     if name in NOTEBOOKS:
         starts = {
             (
@@ -426,10 +427,30 @@ FORMULAS = {
 }
 
 
-def test_formulas_stay_readable_in_excerpts(browser):
+def extension():
     spec = importlib.util.spec_from_file_location("d2l_site", ROOT / "tools/site/d2l_site.py")
-    d2l_site = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(d2l_site)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_ids_of_svgs_stand_once_on_a_page():
+    svg = (
+        '<svg aria-labelledby="a b"><title id="a">a</title><desc id="b">#a</desc><path id="ab"/>'
+        '<use href="#ab"/><g clip-path="url(#b)" style="fill: url(#ab)"><a href="#out"/></g></svg>'
+    )
+    once, *others = extension().unique_ids(f"<p id='a'>{svg}</p>{svg}\n{svg}").split("<svg")[1:]
+    assert f"<svg{once}".startswith(svg)
+    for number, other in enumerate(others, 2):
+        assert f'aria-labelledby="a-{number} b-{number}"' in other
+        for name in ("a", "b", "ab"):
+            assert other.count(f' id="{name}-{number}"') == 1
+        assert f"url(#b-{number})" in other and other.count(f"#ab-{number}") == 2
+        assert ">a</title>" in other and ">#a</desc>" in other and '"#out"' in other
+
+
+def test_formulas_stay_readable_in_excerpts(browser):
+    d2l_site = extension()
     assert {tex: d2l_site.plain_formula(tex) for tex in FORMULAS} == FORMULAS
     for page in notebooks.pages():
         text = re.sub(r"(?s)```.*?```|`[^`\n]*`", "", notebooks.prose(page))

@@ -72,7 +72,7 @@ def figure_svg(fig, *, alt, caption=None):
     """Return a matplotlib figure as inline SVG text, the same bytes for the same figure.
 
     Text stays text, the background is transparent, black follows the page's text colour, and ids
-    carry a prefix made from the content, so that several figures can stand on one page. `alt`
+    start from the caption, else from `alt`, so that several figures can stand on one page. `alt`
     says what the picture shows; it becomes the SVG's `<desc>`.
     """
     if not alt:
@@ -82,10 +82,7 @@ def figure_svg(fig, *, alt, caption=None):
     for legend in fig.findobj(Legend):
         legend.get_frame().set_facecolor("none")
     buffer = io.StringIO()
-    with (
-        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "d2lmini"}),
-        chinese_fonts(fig),
-    ):
+    with matplotlib.rc_context({"svg.fonttype": "none"}), chinese_fonts(fig):
         fig.savefig(
             buffer,
             format="svg",
@@ -102,17 +99,44 @@ def figure_svg(fig, *, alt, caption=None):
     body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
     body = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", body)
     body = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONT, body)
-    prefix = "f" + hashlib.sha256(f"{alt}{caption}{body}".encode()).hexdigest()[:8] + "-"
-    body = re.sub(r'\bid="', f'id="{prefix}', body)
-    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", body)
+    title = caption or alt
+    prefix = f"f{short_hash(title)}-"
+    title_id, desc_id = f"{prefix}title", f"{prefix}{short_hash(alt)}"
+    body = name_by_content(body, prefix)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'role="img" aria-labelledby="{prefix}title {prefix}desc" viewBox="{viewbox}" '
+        f'role="img" aria-labelledby="{title_id} {desc_id}" viewBox="{viewbox}" '
         f'width="{width}" fill="currentColor" stroke-linejoin="round" '
         f'style="max-width:100%;min-width:{SMALLEST * width:.0f}px;height:auto">'
-        f'<title id="{prefix}title">{escape(caption or alt)}</title>'
-        f'<desc id="{prefix}desc">{escape(alt)}</desc>{body}</svg>'
+        f'<title id="{title_id}">{escape(title)}</title>'
+        f'<desc id="{desc_id}">{escape(alt)}</desc>{body}</svg>'
     )
+
+
+def name_by_content(body, prefix):
+    """Name what the SVG refers to by `prefix` and a hash of its content; drop all other ids.
+
+    matplotlib's own ids are numbers in the order of drawing and hashes with a salt. Nothing that
+    it refers to holds a reference in turn.
+    """
+    for old in dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', body)):
+        name = re.escape(old)
+        element = re.search(
+            rf'<(\w+)[^<>]* id="{name}"[^<>]*?(/>|>.*?</\1>)', body, flags=re.DOTALL
+        )
+        if element:  # else a link to somewhere else on the page
+            content = element[0].replace(f' id="{old}"', "")
+            new = prefix + short_hash(content)
+            # Two collections of the same marks define it twice: one of them is enough.
+            own = "" if f' id="{new}"' in body else f' id="{new}"'
+            body = body.replace(f' id="{old}"', own)
+            body = re.sub(rf'(href="|url\()#{name}(?=[")])', rf"\1#{new}", body)
+    return re.sub(rf'(<[^<>]*) id="(?!{prefix})[^"]*"', r"\1", body)
+
+
+def short_hash(text):
+    """Eight hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
