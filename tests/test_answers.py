@@ -4,7 +4,9 @@ Those that are measured take minutes or more; here they run on the sample of 20 
 other numbers. What they printed in full is held to the record, by the hash of their code.
 """
 
+import contextlib
 import datetime
+import io
 import itertools
 import json
 import re
@@ -24,8 +26,19 @@ HOURS = 2  # on two cores, for the whole set
 measured = pytest.mark.parametrize("answer", MEASURED, ids=str)
 
 
-def record_of(answer):
+def content_of(answer):
     return json.loads(answers.record_path(answer.name).read_text("utf-8"))
+
+
+def record_of(answer):
+    return content_of(answer)["record"]
+
+
+def printed_by(code, namespace):
+    """What code prints that runs among these names."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(code, "answer", "exec"), namespace)
+    return printed.getvalue()
 
 
 def without_numbers(text):
@@ -38,7 +51,7 @@ def without_numbers(text):
 def test_answer(blocks):
     namespace = notebooks.network_namespace(blocks[0].chapter)
     for answer in blocks:
-        printed = answers.run(answer, namespace)
+        printed = printed_by(answer.code, namespace)
         if answer.name:
             assert without_numbers(printed) == without_numbers(answer.text)
         elif answer.text:
@@ -54,7 +67,7 @@ def test_the_text_of_a_measured_answer_is_its_record(answer):
     again = f"run python tools/answers.py {answer.name}"
     assert answers.record_path(answer.name).is_file(), f"{answer} is not measured: {again}"
     record = record_of(answer)
-    assert record["code_hash"] == answers.code_hash(answer), f"{answer} was other code: {again}"
+    assert record["code"] == answers.code_of(answer), f"{answer} was other code: {again}"
     assert answer.text == record["text"].rstrip() + "\n"
     assert answer.told == answers.told(record)
 
@@ -63,12 +76,14 @@ def test_the_text_of_a_measured_answer_is_its_record(answer):
 def test_a_measured_answer_is_of_several_seeds_and_tells_when_and_where(answer):
     record = record_of(answer)
     assert len(set(record["seeds"])) == len(record["seeds"]) >= answers.SEEDS
-    assert datetime.date.fromisoformat(record["date"])
-    assert all(record[key] for key in ("device", "device_name", "torch", "python", "seconds"))
-    seeds = [run["seed"] for run in record["histories"]]
+    assert datetime.date.fromisoformat(record["started"][:10])
+    told = ("device", "device_name", "torch", "python", "wall_seconds", "cpu_seconds")
+    assert all(record[key] for key in told)
+    histories = content_of(answer)["histories"]
+    seeds = [run["seed"] for run in histories]
     assert set(seeds) <= set(record["seeds"])
     assert len(seeds) % len(record["seeds"]) == 0  # each setting with each seed
-    assert all(run["num_samples"] == 60000 for run in record["histories"] if not run["stopped"])
+    assert all(run["num_samples"] == 60000 for run in histories if not run["stopped"])
 
 
 @measured
@@ -86,7 +101,7 @@ def test_the_words_around_a_measured_answer_quote_what_was_measured(answer):
 def test_small_alexnet_beats_alexnet_with_every_seed():
     """As the answer says, of the second of its three networks, after ten epochs."""
     (answer,) = (answer for answer in MEASURED if answer.name == "small-nets")
-    accuracies = [run["test_acc"][9] for run in record_of(answer)["histories"][3:6]]
+    accuracies = [run["test_acc"][9] for run in content_of(answer)["histories"][3:6]]
     recorded = json.loads((notebooks.ROOT / "recordings" / "alexnet.json").read_text("utf-8"))
     assert min(accuracies) > recorded["record"]["test_acc"]
 

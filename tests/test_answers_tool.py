@@ -5,6 +5,7 @@ import json
 import nbformat
 import pytest
 
+from tests.test_record import git
 from tools import answers, notebooks
 
 IMPORTS = "import torch\nfrom torch import nn\n\nimport d2lmini as d2l"
@@ -43,6 +44,8 @@ print(1)
 @pytest.fixture
 def chapter(tmp_path, monkeypatch):
     """A book of one chapter with one measured answer; returns the text of its exercise, anew."""
+    for package in ("d2lmini", "tools"):
+        (tmp_path / package).symlink_to(notebooks.ROOT / package)
     monkeypatch.setattr(notebooks, "ROOT", tmp_path)
     (tmp_path / "chapters").mkdir()
     (tmp_path / "_toc.yml").write_text("chapters:\n- file: chapters/nin\n")
@@ -52,15 +55,19 @@ def chapter(tmp_path, monkeypatch):
     exercise["id"] = "exercise-1"
     cells = [imports, net, exercise]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), notebooks.path("nin"))
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "chapter")
     return lambda: notebooks.read("nin").cells[-1].source
 
 
 def test_what_is_measured_is_written_under_its_code_and_into_a_record(chapter):
     answers.main([])
-    record = json.loads(answers.record_path("first").read_text("utf-8"))
-    assert record["seeds"] == [0, 1, 2]
-    assert [run["seed"] for run in record["histories"]] == [0, 1, 2]
-    assert record["text"].endswith(f"测试精度{record['histories'][2]['test_acc'][0]:.3f}\n")
+    content = json.loads(answers.record_path("first").read_text("utf-8"))
+    record, histories = content["record"], content["histories"]
+    assert record["seeds"] == [0, 1, 2] and record["cpu_seconds"] > 0
+    assert [run["seed"] for run in histories] == [0, 1, 2]
+    assert record["text"].endswith(f"测试精度{histories[2]['test_acc'][0]:.3f}\n")
     printed = f"```text\n{record['text']}```\n\n（实测：{answers.told(record)}）\n\n如上。"
     assert chapter() == EXERCISE.replace(f"{CODE}```\n\n如上。", f"{CODE}```\n\n{printed}")
     (answer,) = answers.measured().values()
@@ -91,6 +98,7 @@ def test_other_code_is_measured_anew(chapter, tmp_path):
     path.write_text(path.read_text("utf-8").replace("测试精度{", "精度{"), "utf-8")
     answers.main(["--dry", "--keep", str(tmp_path / "kept")])
     assert "\n测试精度" in chapter()  # nothing is written
+    git(tmp_path, "commit", "-qam", "changed")
     answers.main(["--keep", str(tmp_path / "kept")])
     assert "\n精度" in chapter() and "\n测试精度" not in chapter()
 
@@ -98,3 +106,22 @@ def test_other_code_is_measured_anew(chapter, tmp_path):
 def test_a_name_that_no_answer_has_is_refused(chapter):
     with pytest.raises(SystemExit, match="no answer is called second"):
         answers.main(["second"])
+
+
+def test_an_answer_without_seeds_is_refused_before_its_hours(chapter, monkeypatch):
+    monkeypatch.setattr(answers.runs, "Kernel", None)
+    path = notebooks.path("nin")
+    path.write_text(path.read_text("utf-8").replace("seeds = ", "numbers = "), "utf-8")
+    with pytest.raises(SystemExit, match="no line `seeds ="):
+        answers.main([])
+    path.write_text(path.read_text("utf-8").replace("numbers = ", "seeds = "), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("测试精度{", "精度{"), "utf-8")
+    with pytest.raises(SystemExit, match="uncommitted changes"):
+        answers.main([])
+
+
+def test_a_record_that_was_cut_off_is_none(chapter):
+    answers.record_path("first").parent.mkdir(parents=True)
+    answers.record_path("first").write_text('{"record": {"text"')
+    answers.main([])
+    assert json.loads(answers.record_path("first").read_text("utf-8"))["record"]["text"]

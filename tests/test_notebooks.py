@@ -14,7 +14,7 @@ from nbconvert import HTMLExporter
 import conftest
 from benchmarks import nin_starts
 from tests.test_networks import NETWORKS, build, layer_shapes
-from tools import notebooks
+from tools import code_hash, notebooks
 
 ROOT = notebooks.ROOT
 
@@ -107,10 +107,12 @@ def test_every_cell_has_run_in_order(name):
 def test_the_training_cell_holds_the_recorded_run(name):
     notebook = notebooks.read(name)
     record = notebook.metadata.get("d2lmini", {})
-    assert record.get("code_hash") == notebooks.code_hash(notebook), (
+    code_now = code_hash.training_code(notebook, name)
+    assert record.get("code", {}).get("training") == code_now["training"], (
         f"the training of this code is not recorded: run python tools/record.py "
         f"chapters/{name}.ipynb"
     )
+    assert record["code"]["trained"] == code_now["trained"], "run tools/record.py --from-weights"
     (training,) = (cell for cell in code(notebook) if "training" in notebooks.tags(cell))
     stored = json.loads((ROOT / "recordings" / f"{name}.json").read_text("utf-8"))
     assert stored["record"] == record, "recordings/ and the notebook tell of two runs"

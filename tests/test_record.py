@@ -86,6 +86,8 @@ def stored():
 @pytest.mark.slow
 def test_full_recording_stores_what_ran(chapter, tmp_path):
     path, runs = chapter(), str(tmp_path / "runs")
+    record.main([path, "--skip-training"])
+    git(tmp_path, "commit", "-qam", "recorded")
     record.main([path, "--seeds", "2", "--folder", runs])
     notebook, content = notebooks.read("nin"), stored()
     assert content["record"] == notebook.metadata["d2lmini"]

@@ -33,6 +33,8 @@ def recording(*finals, device="cpu"):
         "training_seconds": 3725.4,
         "examples_per_sec": 1234.5,
         "precision": "bf16",
+        "threads": 2,
+        "cpu_seconds": 7000.0,
         "test_acc": finals[0],
     }
     histories = [{"test_acc": [0.1, final]} for final in finals]
@@ -76,7 +78,43 @@ def test_networks_are_listed_with_their_record():
     assert rows[3].startswith("| [VGG-11（通道为¼）](vgg.ipynb) | 2014 | 重复使用3×3卷积的块 | 9 |")
     assert "| 1×96×96 |" in rows[5]
     assert rows[4].endswith("| 0.877 | 1,234张/秒（cpu） |")
+    shared = recording(0.87654)
+    shared["record"]["cpu_seconds"] = 5000.0  # of 7451 that two threads had
+    table = root_page.network_table(CHAPTERS, costs, {"nin": shared})
+    assert "| 0.877 | — |" in table and table.endswith("吞吐量不作数。\n")
     assert [row.count("尚未录制") for row in rows[2:]] == [2, 2, 0, 2]
+
+
+def test_what_other_code_recorded_is_left_out(monkeypatch):
+    before = list(root_page.recordings(CHAPTERS))
+    read = notebooks.read
+
+    def changed(name, root=None):
+        notebook = read(name, root)
+        if name == "vgg":
+            for cell in notebook.cells:
+                cell.source = cell.source.replace("= 0.05, 10, 128", "= 0.06, 10, 128")
+        return notebook
+
+    monkeypatch.setattr(notebooks, "read", changed)
+    assert list(root_page.recordings(CHAPTERS)) == [name for name in before if name != "vgg"]
+
+
+def test_a_changed_drawing_is_drawn_anew(tmp_path, monkeypatch):
+    recorded = {"nin": recording(0.87654)}
+    page = root_page.results(CHAPTERS, recorded, old="")
+    other = tmp_path / "style.py"
+    other.write_text("COLOUR = 1")
+    monkeypatch.setattr(root_page, "DRAWN_BY", [*root_page.DRAWN_BY, other])
+    anew = root_page.results(CHAPTERS, recorded, old=page)
+    assert anew != page
+    other.write_text("COLOUR = 1  # a comment")
+    assert root_page.results(CHAPTERS, recorded, old=anew) == anew
+
+
+def test_a_page_without_its_markers_says_so():
+    with pytest.raises(notebooks.ChapterError, match="needs one <!-- costs:begin -->"):
+        root_page.replace("a page", "costs", str)
 
 
 def test_every_curve_is_drawn_and_told_apart_without_colours():

@@ -140,8 +140,10 @@ def _dump(node):
     """A syntax tree as text.
 
     `ast.dump` has another text in every other Python, which adds fields: here what is None or an
-    empty list is left out.
+    empty list is left out, and the empty piece that 3.12 adds to the format in an f-string.
     """
+    if isinstance(node, ast.JoinedStr):
+        node.values = [v for v in node.values if getattr(v, "value", None) != ""]
     if isinstance(node, list):
         return f"[{','.join(map(_dump, node))}]"
     if isinstance(node, ast.AST):

@@ -1,0 +1,115 @@
+"""The hashes that records go by: of the syntax tree, and of what a training depends on."""
+
+import ast
+
+import nbformat
+import pytest
+
+from tools import code_hash, notebooks
+
+CELLS = {
+    "imports": "import math\nfrom torch import nn\n\nimport d2lmini as d2l",
+    "block": "def block(width):\n    return [width for _ in range(WIDTH)]",
+    "width": "WIDTH = 3",
+    "report": "def report(net):\n    print(net)",
+    "net": "net = nn.Sequential(*block(4))",
+    "init": "nn.init.zeros_(net[0].weight)",
+    "look": "for layer in net:\n    print(layer)",
+    "data": "lr, batches = 0.1, d2l.load_data_fashion_mnist(8)",
+    "train": "history = d2l.train_ch6(net, *batches, 1, lr)",
+    "results": "report(net)",
+}
+TAGS = {"data": "setup", "train": "training", "results": "trained", "look": "other"}
+
+
+def hashes(remove=(), **changed):
+    """The record's hashes of a small chapter; `changed` gives some cells another source."""
+    notebook = nbformat.v4.new_notebook()
+    for cell_id, source in {**CELLS, **changed}.items():
+        if cell_id not in remove:
+            cell = nbformat.v4.new_code_cell(source, metadata={"tags": [TAGS.get(cell_id, "net")]})
+            cell["id"] = cell_id
+            notebook.cells.append(cell)
+    return code_hash.training_code(notebook, "small")
+
+
+BEFORE = hashes()
+
+
+def test_a_hash_is_the_same_in_every_python():
+    """Where it differs, all records would seem to be of other code."""
+    source = """
+@cached(1_000, "β" "γ", key=None)
+class Net(nn.Module, metaclass=Meta):
+    '''文档'''
+    scale: float = -1e-3
+
+    def forward(self, x, /, *args, flag=True, **kwargs) -> "Tensor":
+        match = [f"{x!r:>{width}}{y:.1%} 个" for x, *y in zip(*args) if x != b"0"]
+        with torch.no_grad(), open(name) as file:
+            return lambda: (x := self.scale @ match[1:, ...]) if flag else None
+"""
+    found = code_hash.tree_hash(ast.parse(source))
+    assert found == "dd86ee0f329c92fa091b7394bfd1b132b834d10c072caee57d787d7ff6f53f5c"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"net": "# a comment\nnet = nn.Sequential(\n    *block(4))"},
+        {"look": "for another in net:\n    print(another)"},
+        {"report": "def report(net):\n    return net"},  # which the training never calls
+        {"imports": "import json\nimport math\nfrom torch import nn\n\nimport d2lmini as d2l"},
+        {"block": f"{CELLS['block']}\n\n\nWIDTH = 3", "width": "UNUSED = 1"},  # another cell
+        {"results": "report(net[0])"},
+    ],
+)
+def test_what_the_training_does_not_depend_on_leaves_its_record(changed):
+    assert hashes(**changed)["training"] == BEFORE["training"]
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "source"),
+    [
+        ("width", "WIDTH = 4"),  # which a function reads that the network is made by
+        ("init", "nn.init.ones_(net[0].weight)"),  # binds nothing, changes the network in place
+        ("imports", CELLS["imports"].replace("torch", "other")),
+        ("data", CELLS["data"].replace("0.1", "0.2")),
+        ("train", CELLS["train"].replace("1, lr", "2, lr")),
+    ],
+)
+def test_what_it_depends_on_is_another_record_and_is_named(cell_id, source):
+    now = hashes(**{cell_id: source})
+    assert now["training"] != BEFORE["training"]
+    assert code_hash.differing(BEFORE["cells"], now["cells"]) == [cell_id]
+
+
+def test_a_cell_that_shows_results_has_a_hash_of_its_own():
+    now = hashes(results="report(net)  # again", look="")
+    assert now == BEFORE
+    assert code_hash.differing(BEFORE["trained"], hashes(results="1")["trained"]) == ["results"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"remove": ("width",)}, r"depends on WIDTH \(in cell block\); bind it"),
+        ({"look": "net = 1"}, r"depends on net .*which cell look binds"),
+    ],
+)
+def test_code_that_no_hash_covers_is_refused(changed, said):
+    with pytest.raises(notebooks.ChapterError, match=said):
+        hashes(**changed)
+
+
+def test_an_answer_depends_on_what_it_calls():
+    notebook = notebooks.read("nin")
+    before = code_hash.answer_hash(notebook, "net = nin_variant()")
+    for cell in notebook.cells:
+        if cell.id == "nin-block":
+            cell.source += "\nUNUSED = 1"
+    assert code_hash.answer_hash(notebook, "net = nin_variant()") == before
+    for cell in notebook.cells:
+        if cell.id == "variant":
+            cell.source += "\nnin_variant = 1"
+    assert code_hash.answer_hash(notebook, "net = nin_variant()") != before
