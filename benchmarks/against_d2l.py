@@ -113,13 +113,16 @@ def run_side(arguments, name, side, folder):
         if getattr(arguments, key) is not None:
             command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
     environment = {**os.environ, "D2LMINI_DATA": str(Path(folder, "data")), "MPLBACKEND": "Agg"}
-    process = subprocess.Popen(
-        command, cwd=Path(folder, "work"), env=environment, stdout=subprocess.PIPE, text=True
-    )
-    peak = peak_memory(process)
-    if process.returncode != 0:
-        sys.exit(f"{side} on {name} ended with exit code {process.returncode}")
-    return {"peak_memory_bytes": peak, **json.loads(process.stdout.read().splitlines()[-1])}
+    # Into a file: a pipe that nobody reads meanwhile holds 64 KB, then the child waits for ever.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
+        process = subprocess.Popen(
+            command, cwd=Path(folder, "work"), env=environment, stdout=printed
+        )
+        peak = peak_memory(process)
+        if process.returncode != 0:
+            sys.exit(f"{side} on {name} ended with exit code {process.returncode}")
+        printed.seek(0)
+        return {"peak_memory_bytes": peak, **json.loads(printed.read().splitlines()[-1])}
 
 
 def peak_memory(process):
