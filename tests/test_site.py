@@ -619,6 +619,17 @@ def test_nothing_is_cut_and_no_page_scrolls_sideways(browser, width):
             assert not page.evaluate(OUTSIDE), name
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_code_fits_its_box(browser, name):
+    """On a screen of 1280 pixels no line of code has to be scrolled to, in answers neither."""
+    with Tab(browser, 1280) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert not page.evaluate("""[...document.querySelectorAll("article .highlight pre")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1)
+            .map(e => `${e.scrollWidth - e.clientWidth} px: ${e.textContent.slice(0, 60)}`)""")
+
+
 def test_typography(browser):
     with Tab(browser, 1280) as tab:
         page = tab.open(address(SITE.as_uri(), "chapters/alexnet"))
