@@ -23,18 +23,23 @@ ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]{0,38})/([A-Z
 
 # The install cell, before and after the book has an address.
 CHECK = """\
-# 在没有d2lmini的环境（如Colab）里先安装它；已经装好时什么也不做
 import importlib.util
 
 if importlib.util.find_spec('d2lmini') is None:
 """
-UNSET = CHECK + "    raise ModuleNotFoundError('请先在本书的根目录运行：pip install -e .')"
-SET = CHECK + "    %pip install -q git+{url}"
+UNSET = f"""\
+# 没有d2lmini时说明怎样安装；已经装好时什么也不做
+{CHECK}    raise ModuleNotFoundError(
+        '没有安装d2lmini：在本书的根目录运行pip install -e .；'
+        '在Colab上先上传仓库的zip，再运行%pip install 它的文件名')"""
+SET = f"""\
+# 在没有d2lmini的环境（如Colab）里先安装它；已经装好时什么也不做
+{CHECK}    %pip install -q git+"""
 
 
 def install_cell(url=""):
     """Return the source of the install cell for an address pip can clone, '' for none yet."""
-    return SET.format(url=url) if url else UNSET
+    return SET + url if url else UNSET
 
 
 def config_values(url=""):
