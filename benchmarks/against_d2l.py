@@ -214,7 +214,7 @@ def measure(arguments):
     if device.type == "cuda":
         device_memory["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
 
-    loader = train_iter.on(device) if own else train_iter
+    loader = train_iter.to(device) if own else train_iter
     num_train, loader_seconds = timed(lambda: count_images(loader, device))
     num_test = len(test_iter.labels if own else test_iter.dataset)
     return {

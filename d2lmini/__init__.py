@@ -2,18 +2,15 @@
 
 The files of the helper; read in this order, each builds on those before it:
 
-network     what is done to a network: its place, its mode, its first weights
-explain     torch's errors about memory, shapes and number formats, explained
+network     modes, number formats, first weights of a network
+device      the device, its arithmetic and memory, and the environment a chapter ran in
 data        Fashion-MNIST as one tensor, PIL's pixels without worker processes
-device      the device, its memory, and the environment a chapter ran in
-batches     images and labels from whatever a reader has, as tensors, or refused
-checks      what train_ch6 is given, looked at before the first step
+checks      what is refused before anything is changed, and what is explained afterwards
 metrics     Timer, Accumulator, accuracy, evaluation
-precision   number formats and memory layout while training
-capture     a batch's work as a CUDA graph
-checkpoint  training state on disk, and what tells one run from another
+checkpoint  training state on disk, and the plain values by which it knows its run
+cuda_graph  a training step as a CUDA graph, on request
 animator    training curves updated in place
-train       train_ch6: initialise, train, measure, say what went wrong
+train       train_ch6: look, initialise, train, measure
 
 figures     a subpackage: every picture of the book
 

@@ -3,8 +3,7 @@
 import shutil
 import sys
 
-from IPython import get_ipython
-from IPython.display import display
+import IPython.display
 from matplotlib.figure import Figure
 
 from d2lmini.figures.inline_svg import InlineFigure, chinese_fonts, figure_svg
@@ -55,8 +54,7 @@ class Animator:
         curve; one `x` serves all curves; None leaves a curve as it is. `redraw=False` only keeps
         the point.
         """
-        ys = _as_list(y)
-        xs = _as_list(x)
+        ys, xs = _as_list(y), _as_list(x)
         if len(xs) == 1:
             xs *= len(ys)
         if len(xs) != len(ys):
@@ -64,14 +62,19 @@ class Animator:
         while len(self.X) < len(ys):
             self.X.append([])
             self.Y.append([])
-        for x_list, y_list, x_new, y_new in zip(self.X, self.Y, xs, ys, strict=False):
+        values, first = [], None  # for the line of a terminal or a file
+        for index, (x_new, y_new) in enumerate(zip(xs, ys, strict=True)):
             if x_new is not None and y_new is not None:
-                x_list.append(float(x_new))
-                y_list.append(float(y_new))
-        if not _in_notebook():
-            self._print_point(xs, ys)
-        elif redraw:
-            self.redraw()
+                self.X[index].append(float(x_new))
+                self.Y[index].append(float(y_new))
+                values.append(f"{self._name(index)} {float(y_new):.3f}")
+                first = float(x_new) if first is None else first
+        if _in_notebook():
+            if redraw:
+                self.redraw()
+        elif values and first.is_integer():
+            self.progress("")
+            print(f"{self.xlabel or 'x'} {first:.0f}: {', '.join(values)}", flush=True)
 
     def redraw(self, status=None):
         """Show the curves as they are, in a notebook; `status` is a line under the figure."""
@@ -83,7 +86,7 @@ class Animator:
         svg = figure_svg(self.fig, alt=self._description(), caption=caption)
         picture = InlineFigure(svg, alt=self._description(), caption=caption)
         if self._display is None:
-            self._display = display(picture, display_id=True)
+            self._display = IPython.display.display(picture, display_id=True)
         else:
             self._display.update(picture)
 
@@ -125,24 +128,17 @@ class Animator:
         )
         return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{last or '尚无'}"
 
-    def _print_point(self, xs, ys):
-        given = [(i, x, y) for i, (x, y) in enumerate(zip(xs, ys, strict=True))
-                 if x is not None and y is not None]  # fmt: skip
-        if given and float(given[0][1]).is_integer():
-            self.progress("")
-            values = ", ".join(f"{self._name(i)} {float(y):.3f}" for i, _, y in given)
-            print(f"{self.xlabel or 'x'} {float(given[0][1]):.0f}: {values}", flush=True)
-
 
 def _as_list(values):
     """Plain numbers and Nones from one of them, a tensor, an array, or a sequence of any."""
-    values = _plain(values)
-    return [_plain(v) for v in values] if hasattr(values, "__len__") else [values]
-
-
-def _plain(value):
-    return value.tolist() if hasattr(value, "tolist") else value  # of a tensor or an array
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not hasattr(values, "__len__"):
+        return [values]
+    plain = []
+    for value in values:
+        plain.append(value.tolist() if hasattr(value, "tolist") else value)
+    return plain
 
 
 def _in_notebook():
-    return hasattr(get_ipython(), "kernel")
+    return hasattr(IPython.get_ipython(), "kernel")

@@ -1,139 +1,126 @@
 """Training state on disk, so that a run that was cut off goes on as if it had not been."""
 
-import contextlib
 import errno
 import hashlib
-import itertools
 import os
 import pickle
-import platform
+import tempfile
+import time
 from pathlib import Path
 
 import torch
 
-from d2lmini.checks import sample_of
+from d2lmini.checks import BadInput, refuse
 from d2lmini.data import ImageIterator
-from d2lmini.network import code_digest, forward_digest
 
-__all__ = ["data_digest", "identity", "load", "save"]
+__all__ = ["check_same_run", "fingerprint", "hash_of", "load", "save"]
+
+STALE = 3600  # seconds after which a file that is still being written is what a kill has left
 
 
 def save(path, settings, state):
-    """Write `state` and the `settings` it belongs to into `path`, whole or not at all.
+    """Write `state` and the fingerprint `settings` into `path`, whole or not at all.
 
     Raises:
-        OSError: the folder cannot be written to; the previous file is left as it was.
+        OSError, RuntimeError: it cannot be written; the previous file is left as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside the target and renamed: a kill at any moment leaves the old file or the new.
-    # What it may leave of the other has a fixed name, so that the next save takes its place.
-    temporary = path.with_name(path.name + ".part")
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        if time.time() - left.stat().st_mtime > STALE:
+            left.unlink(missing_ok=True)
+    # Written beside the target, under a name of its own, and renamed: a kill at any moment, or
+    # another run that writes the same file, leaves the old file or the new one.
+    handle, temporary = tempfile.mkstemp(".part", path.name + ".", path.parent)
     try:
-        with open(temporary, "wb") as file:
+        with open(handle, "wb") as file:
             torch.save({"settings": settings, "state": state}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def load(path, settings, names=()):
-    """Return the state in `path`, with all `names` in it, or None when there is no such file.
+def load(path):
+    """Return the settings and the state in `path`; None, None when there is no such file.
 
     Raises:
-        OSError: the file cannot be opened or read.
-        ValueError: the file is no checkpoint, or one of other settings; the message names the
-            first difference.
+        OSError: the file cannot be opened or read just now.
+        ValueError: the file is no checkpoint, or one of an older form.
     """
     path = Path(path)
     if not path.exists():
-        return None
+        return None, None
     with path.open("rb") as file:
         try:
             content = dict(torch.load(file, map_location="cpu", weights_only=True))
-            found, state = dict(content["settings"]), dict(content["state"])
-            for name in names:
-                state[name]
+            settings, state = dict(content["settings"]), dict(content["state"])
+            state["net"], state["history"], state["rng"]
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError,
                 ValueError, AttributeError) as error:  # fmt: skip
             # A lost network drive, say: the file may be good. (EINVAL: it is cut short.)
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
-            raise ValueError(
+            raise BadInput(
                 f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all of one; "
                 "delete the file or name another"
             ) from error
-    # What only one of the two knows belongs to another version, of the helper or of Python.
-    for name in filter(found.__contains__, settings):
-        if settings.get(name) != found.get(name):
-            was, now = _first_difference(found.get(name), settings.get(name))
-            raise ValueError(
-                f"checkpoint={str(path)!r} belongs to another run: its {name} is {was!r}, this "
-                f"run's is {now!r}; name another file, or delete it to start afresh"
-            )
-    return state
+    refuse(("init_weights" not in settings,
+            f"checkpoint={str(path)!r} was written by an earlier d2lmini: its weights can be read, "
+            "but training cannot go on from it; name another file"))  # fmt: skip
+    return settings, state
 
 
-def _first_difference(was, now):
-    """The first lines that differ, of two texts; other values as they are."""
-    if isinstance(was, str) and isinstance(now, str):
-        lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
-        return next(((old.strip(), new.strip()) for old, new in lines if old != new), (was, now))
-    return was, now
-
-
-def identity(net, train_iter, test_iter):
-    """What tells a run's network and data from others that look alike, by name, as texts."""
-    # Bytecode, which another version of Python writes in another way.
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {
-        "training data": data_digest(train_iter),
-        "test data": data_digest(test_iter),
-        f"forward method under Python {python}": forward_digest(net),
-        f"map of train_iter under Python {python}": _map_digest(train_iter),
-        f"map of test_iter under Python {python}": _map_digest(test_iter),
+def fingerprint(net, train_iter, test_iter, lr, seed, precision, init_weights):
+    """The plain values by which a checkpoint knows its run, by name, as numbers and texts."""
+    parameters = list(net.named_parameters())
+    settings = {
+        "network": str(net),
+        "parameters": "\n".join(f"{name} {tuple(p.shape)}" for name, p in parameters),
+        "frozen parameters": "\n".join(name for name, p in parameters if not p.requires_grad),
+        "lr": float(lr),
+        "seed": seed,
+        "number format": precision.name,
+        "memory layout": str(precision.layout),
+        "device": precision.device.type,
+        "init_weights": init_weights or hash_of(p for _, p in parameters),
+        "own generator": isinstance(getattr(train_iter, "generator", None), torch.Generator),
     }
+    for name, data_iter in (("training", train_iter), ("test", test_iter)):
+        own = isinstance(data_iter, ImageIterator)
+        settings[f"{name} data"] = hash_of([data_iter.images, data_iter.labels]) if own else None
+    sizes = [getattr(train_iter, name, None) for name in ("batch_size", "resize")]
+    sizes = [size if isinstance(size, int) else None for size in sizes]
+    return {**settings, "batch size": sizes[0], "image size": sizes[1]}
 
 
-def _map_digest(data_iter):
-    return code_digest(data_iter.transforms) if isinstance(data_iter, ImageIterator) else ""
-
-
-def data_digest(data_iter):
-    """A digest of the images and labels behind an iterator, as far as they can be known, as text.
-
-    All of those of an `ImageIterator` and of a list of batches, a few of any other data set; images
-    that come out differently when they are made again are left out. Of an iterator of another kind
-    nothing is known.
-    """
-    if isinstance(data_iter, ImageIterator):
-        items = [(data_iter.images, data_iter.labels)]
-    elif isinstance(data_iter, (list, tuple)):
-        items = [_tensors(data_iter[i]) for i in range(len(data_iter))]
-    else:
-        first, again = (
-            [_tensors(item) for item in sample_of(getattr(data_iter, "dataset", None))]
-            for _ in range(2)
-        )
-        pairs = zip(itertools.chain(*first), itertools.chain(*again), strict=True)
-        same = all(torch.equal(one, other) for one, other in pairs)
-        items = first if same else [item[1:] for item in first]
+def hash_of(tensors):
+    """A hash of numbers and shapes, as text."""
     digest = hashlib.sha256()
-    for tensor in itertools.chain(*items):
+    for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
-def _tensors(item):
-    """An item of a data set, or a batch, as tensors, those of its parts that can be one."""
-    parts = item.values() if isinstance(item, dict) else item
-    found = []
-    for part in parts if isinstance(item, (tuple, list, dict)) else (item,):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # a text, a picture
-            found.append(torch.atleast_1d(torch.as_tensor(part)))
+def check_same_run(path, found, settings, state):
+    """Return the settings in the file; refuse others than `settings`, naming what differs first."""
+    names = [line.split(" ")[0] for line in settings["parameters"].splitlines()]
+    for name, now in settings.items():
+        was = found.get(name)
+        if was == now:
+            continue
+        own_weights = name == "init_weights" and isinstance(now, str) and isinstance(was, str)
+        if own_weights and now == hash_of(map(state["net"].get, names)):
+            continue  # they are those that the run has reached
+        if isinstance(was, str) and isinstance(now, str):  # the first lines that differ
+            lines = zip([*was.splitlines(), ""], [*now.splitlines(), ""], strict=False)
+            was, now = next((pair for pair in lines if pair[0] != pair[1]), (was, now))
+        raise BadInput(
+            f"checkpoint={str(path)!r} belongs to another run: its {name} is {was!r}, this run's "
+            f"is {now!r}; name another file, or delete it to start afresh"
+        )
     return found

@@ -1,16 +1,18 @@
-"""What `train_ch6` is given, looked at in one place before the first step.
+"""What is refused and what is explained.
 
-Looking changes nothing: no random number is drawn, no batch is taken that training would miss.
+`train_ch6` looks at its arguments and at a first batch of both iterators once, before anything is
+changed: what it refuses then has left weights, modes, random numbers and files as they were. A rule
+is a row: a condition, and a sentence that says what was given and what is needed. What fails later
+is explained once, from the traceback: memory, and layers that do not take their input.
 """
 
 import contextlib
 import copy
-import io
-import itertools
+import math
 import numbers
 import os
-import pickle
 import random
+import re
 import sys
 import tempfile
 import types
@@ -18,200 +20,289 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-    default_collate,
-)
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+from torch.nn.parameter import UninitializedBuffer
+from torch.utils.data import DataLoader, IterableDataset
 
-from d2lmini.batches import (
-    check_images,
-    check_labels,
-    described,
-    loading_explained,
-    pair,
-    scores_of,
-)
 from d2lmini.data import ImageIterator
-from d2lmini.device import try_gpu
-from d2lmini.explain import ONE_IMAGE, BadInput, whole_number
-from d2lmini.network import dtype_of, evaluation_mode, is_lazy, run_on_meta, uncompiled
+from d2lmini.device import IMAGES_AT_ONCE, lay_out, try_gpu, whole_number
+from d2lmini.network import dtype_of, evaluation_mode, images_are_independent, is_lazy, uncompiled
 
-__all__ = [
-    "check_iterator",
-    "checked_arguments",
-    "find_sizes",
-    "look",
-    "random_state_kept",
-    "sample_of",
-]
+__all__ = ["BadInput", "HelperError", "OutOfMemory", "as_tensors", "check_arguments",
+           "check_first_batches", "check_images", "check_labels", "check_scores", "raise_explained",
+           "refuse"]  # fmt: skip
 
-LARGEST_LR = torch.finfo(torch.float32).max
-SHARED = (torch.Tensor, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
-SAMPLE = 16  # items of a data set that stand for all
 # What can be gone over once; an object of a reader's own may start anew each time.
-ONCE_ONLY = (types.GeneratorType, map, zip, filter, enumerate, itertools.chain, itertools.islice,
-             type(iter([])), type(iter(())), _BaseDataLoaderIter)  # fmt: skip
+ONCE_ONLY = (types.GeneratorType, map, zip, filter, enumerate, type(iter([])))
+# What torch says of GPUs; of the CPU, on Windows too; of cuBLAS and cuDNN.
+OUT_OF_MEMORY = "out of memory|allocate memory|not enough memory|ALLOC_FAILED"
+TORCH = Path(torch.__file__).parent
 
 
-def checked_arguments(net, lr, device, seed, checkpoint):
-    """The device and the seed as torch takes them; refused is what `train_ch6` cannot work with."""
+class HelperError(Exception):
+    """An error whose message says what was given, what is needed and what to do."""
+
+
+class BadInput(HelperError, ValueError):
+    """A network or data that do not fit."""
+
+
+class OutOfMemory(HelperError, RuntimeError):
+    """The device has too little memory."""
+
+
+def refuse(*rows):
+    """Raise the sentence of the first row, (condition, sentence), whose condition holds."""
+    for is_wrong, sentence in rows:
+        if is_wrong:
+            raise BadInput(sentence)
+
+
+def check_arguments(net, num_epochs, lr, device, seed, checkpoint):
+    """Return `num_epochs`, `device` and `seed` as torch takes them."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be an nn.Module, got {net!r:.200}")
-    if not (isinstance(lr, numbers.Real) and 0 < lr <= LARGEST_LR):
-        raise ValueError(f"lr must be a positive number, got {lr!r}")
-    if not any(p.requires_grad for p in net.parameters()):
-        raise ValueError("the network has no parameter to train")
-    if checkpoint is not None:
-        _check_writable(checkpoint)
-    if seed is not None:
-        seed = whole_number("seed", seed, -(2**63), "a whole number of at most 64 bits")
-        if seed >= 2**63:
-            raise ValueError(f"seed must be a whole number of at most 64 bits, got {seed}")
+    num_epochs, wanted = whole_number("num_epochs", num_epochs), "a whole number of at most 64 bits"
+    seed = None if seed is None else whole_number("seed", seed, -(2**63), wanted)
     try:
         device = torch.device(device) if device is not None else try_gpu()
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device must be such as 'cpu' or 'cuda:0', got {device!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {str(device)!r}, but torch finds no CUDA GPU here; leave the argument out "
-            "to take what there is"
-        )
-    return device, seed
+        raise BadInput(f"device must be such as 'cpu' or 'cuda:0', got {device!r}") from error
+    lr_fits = isinstance(lr, numbers.Real) and 0 < lr <= torch.finfo(torch.float32).max
+    is_path = checkpoint is None or isinstance(checkpoint, (str, os.PathLike))
+    refuse(
+        (not lr_fits, f"lr must be a positive number, got {lr!r}"),
+        (seed is not None and seed >= 2**63, f"seed must be {wanted}, got {seed}"),
+        (device.type == "cuda" and not torch.cuda.is_available(),
+         f"device is {str(device)!r}, but torch finds no CUDA GPU here; leave the argument out"),
+        (not any(p.requires_grad for p in net.parameters()),
+         "the network has no parameter to train"),
+        (not torch.is_grad_enabled(),
+         "gradients are switched off around train_ch6, by torch.no_grad() or inference_mode()"),
+        (not is_path, f"checkpoint={checkpoint!r} cannot be written: it is no path"),
+    )  # fmt: skip
+    if checkpoint is not None:  # found out now, not after an epoch; nothing is left of the attempt
+        try:
+            path = Path(checkpoint).absolute()
+            if path.is_dir():
+                raise IsADirectoryError("it is a folder")
+            with tempfile.TemporaryFile(dir=next(p for p in path.parents if p.exists())):
+                pass
+        except OSError as error:
+            raise BadInput(
+                f"checkpoint={str(checkpoint)!r} cannot be written ({error}); name another file"
+            ) from error
+    return num_epochs, device, seed
 
 
-def _check_writable(path):
-    """Find out before the first epoch, not after it."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"checkpoint={path!r} cannot be written: it is no path")
+def as_tensors(batch, name):
+    """Images and labels of a batch of `name`, as tensors, the labels int64 (B,)."""
+    if not isinstance(batch, (tuple, list, dict, str, torch.Tensor)):
+        with contextlib.suppress(TypeError):  # whatever can be taken apart
+            batch = tuple(batch)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise BadInput(f"{name} must yield pairs (X, y), got {_described(batch)}")
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=Path(path).parent):
-            pass
-        if Path(path).is_dir():
-            raise IsADirectoryError("it is a folder")
-    except OSError as error:
-        raise ValueError(
-            f"checkpoint={str(path)!r} cannot be written ({error}); name another file"
+        X, y = torch.as_tensor(batch[0]), torch.as_tensor(batch[1])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"{name} must yield pairs (X, y) of tensors, got {_described(batch)} ({error})"
         ) from error
-
-
-def check_iterator(data_iter, name, num_passes):
-    """Refuse what is no iterable of batches, has none, or cannot be gone over so many times."""
-    if not hasattr(data_iter, "__iter__") and not hasattr(data_iter, "__getitem__"):
+    if X.dim() and not y.dim():
+        raise BadInput(f"{name} yields images one by one: give DataLoader(data_set, batch_size)")
+    if not X.dim() or not y.dim() or len(X) != len(y) or not len(X):
         raise BadInput(
-            f"{name} must yield batches (X, y), as a DataLoader or a list of them does; got "
-            f"{described(data_iter)}"
+            f"a batch of {name} needs at least one image, and a label for each; got "
+            f"{len(X) if X.dim() else 0} images and {len(y) if y.dim() else 0} labels"
         )
-    if isinstance(data_iter, ONCE_ONLY) and num_passes > 1:
+    if y.dim() != 1 or y.is_complex() or (y.is_floating_point() and (y != y.round()).any()):
         raise BadInput(
-            f"{name} is a {type(data_iter).__name__}, which yields its batches once only, but is "
-            f"needed {num_passes} times; give a list of batches or a DataLoader"
+            "labels must be whole numbers of shape (B,), the number of each image's class; "
+            f"{name} has {y.dtype} of shape {tuple(y.shape)}"
         )
-    with contextlib.suppress(TypeError):  # of unknown length
-        if len(data_iter) == 0:
-            raise BadInput(f"{name} yields no batch: there is nothing to train on or to evaluate")
-    if type(data_iter) in (list, tuple):
-        for number, batch in enumerate(data_iter, start=1):
-            X, _ = pair(batch, name)
-            if X.device.type == "cpu":
-                check_images(X, name, number)
+    return X, y.long()
 
 
-def look(net, X, scores, train_iter, test_iter, evaluate):
-    """Refuse what would not fit later on, given a first batch and its scores; print what is odd.
+def _described(value):
+    """What a value is, in a few words."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if not isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__}"
+    return f"a {type(value).__name__} of {len(value)}: {', '.join(map(_described, value[:4]))}"
 
-    evaluate: function of a network, a list of batches and its name, to try images of another size.
+
+def check_images(X, name, number):
+    """Refuse images that are not finite; `number` is the batch's, from 1."""
+    # The sum is finite if all are, and far quicker than looking at each.
+    if X.is_floating_point() and not math.isfinite(X.sum()) and not X.isfinite().all():
+        raise BadInput(
+            f"batch {number} of {name} holds images that are not finite (NaN or infinite): "
+            "look at the files they come from, and for a division by 0 in what prepares them"
+        )
+
+
+def check_labels(labels, num_classes, name):
+    """Refuse labels for which the network has no score."""
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        advice = f"the last layer needs {high + 1} outputs"
+        if low == 1 and high == num_classes:
+            advice = "number the classes from 0"
+        raise BadInput(
+            f"{name} has labels from {low} to {high}, but the network has {num_classes} scores, "
+            f"for labels 0 to {num_classes - 1}: {'labels start at 0' if low < 0 else advice}"
+        )
+
+
+def check_scores(scores, num_images):
+    """Refuse an output of the network that is no tensor of scores (num_images, num_classes)."""
+    if not isinstance(scores, torch.Tensor):
+        raise BadInput(
+            f"the network returned {_described(scores)} where one tensor of scores, ({num_images}, "
+            "num_classes), is needed; leave the others out (torchvision: aux_logits=False)"
+        )
+    if scores.dim() != 2 or len(scores) != num_images:
+        lacks_flatten = scores.dim() > 2 and len(scores) == num_images
+        raise BadInput(
+            f"the network must return scores of shape ({num_images}, num_classes) for {num_images} "
+            f"images, got {tuple(scores.shape)}" + "; does it lack nn.Flatten()?" * lacks_flatten
+        )
+
+
+def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
+    """Refuse iterators, batches and a network that do not fit; the network is tried in a copy.
+
+    Of a list all batches are looked at, of an `ImageIterator` all labels, of others the first
+    batch, and nothing of a generator or a stream, which would miss it.
+    `precision` gets the layout that the network can work with, and how many images go at once.
+
+    Returns:
+        The images of a first training batch, or None; the copy, whose lazy layers have their sizes;
+        hints, sentences on what works, but hardly as it is meant.
     """
-    _check_first_scores(scores)
-    _check_single_images(net, X, train_iter, "train_iter")
-    notes, trial = list(_notes(X, scores.detach())), None
-    for data_iter, name in ((train_iter, "train_iter"), (test_iter, "test_iter")):
-        images, labels = _known_part(data_iter, name)
-        if labels is not None:
-            check_labels(labels, scores.shape[1], name)
-        if images is not None:
-            notes += _notes(images)
-            if images.shape[1:] != X.shape[1:]:  # does the network take these too?
-                with contextlib.suppress(RuntimeError, TypeError):  # what cannot be copied
-                    trial = copy.deepcopy(net)  # it may keep something of what it is given
-                if trial is not None:
-                    with random_state_kept():
-                        evaluate(trial, [(images, labels[: len(images)])], name)
-    for note in dict.fromkeys(notes):
-        print("note:", note)
+    with _random_state_kept(precision.device, train_iter, test_iter), torch.no_grad():
+        X, labels = _first_batch(train_iter, "train_iter", num_epochs)
+        test_X, test_labels = _first_batch(test_iter, "test_iter", num_epochs)
+        refuse((X is None and is_lazy(net),
+                "the network has lazy layers, whose sizes a first batch tells, and this train_iter "
+                "gives its first batch once only: call net(X) on one before training"))  # fmt: skip
+        try:  # nothing that it keeps of the trial is the network's own
+            memo = {id(b): UninitializedBuffer(dtype=b.dtype) for b in net.buffers() if is_lazy(b)}
+            trial, mode = copy.deepcopy(uncompiled(net), memo).train(), contextlib.nullcontext()
+        except (RuntimeError, TypeError):  # it keeps results of earlier calls, or an open file
+            trial, mode = uncompiled(net), evaluation_mode(net)
+        trial.to(precision.device)
+        scores = None
+        with mode:
+            if is_lazy(trial):
+                _scores(trial, X, "train_iter", precision)
+                waiting = [name for name, module in trial.named_modules() if is_lazy(module)]
+                refuse((waiting, f"layer {''.join(waiting[-1:])} still waits for its first input: "
+                                 "forward does not use it; take it out"))  # fmt: skip
+            for images, given, name in (
+                (X, labels, "train_iter"),
+                (test_X, test_labels, "test_iter"),
+            ):
+                if images is None:
+                    continue
+                if scores is None or _kind(images) != _kind(X):
+                    scores = _scores(trial, images, name, precision)
+                if scores.dim() == 2:  # else they are labels already
+                    check_labels(given, scores.shape[1], name)
+            hints = list(dict.fromkeys([*_hints(X, scores), *_hints(test_X)]))
+            in_parts = precision.device.type == "cpu" and precision.layout == torch.channels_last
+            is_large = X is not None and len(X) > IMAGES_AT_ONCE
+            if in_parts and is_large and images_are_independent(trial.eval(), X):
+                precision.images_at_once = IMAGES_AT_ONCE
+    return X, trial, hints
 
 
-def _check_first_scores(scores):
-    """Refuse scores that training cannot start from."""
-    if not scores.requires_grad:
-        raise BadInput(
-            "the network's scores do not depend on its weights in a way that can be trained; is "
-            "there a .detach(), .long(), .numpy() or torch.no_grad() in its forward?"
-        )
-    if not scores.isfinite().all():
-        raise BadInput(
+def _first_batch(data_iter, name, num_epochs):
+    """Images of a first batch, and the labels that can be known beforehand; None for neither."""
+    is_iterable = hasattr(data_iter, "__iter__") or hasattr(data_iter, "__getitem__")
+    refuse(
+        (not is_iterable, f"{name} must yield batches (X, y), got {_described(data_iter)}"),
+        (isinstance(data_iter, ONCE_ONLY) and num_epochs > 1,
+         f"{name} is a {type(data_iter).__name__}, which yields its batches once only, but is "
+         f"needed {num_epochs} times; give a list of batches or a DataLoader"),
+    )  # fmt: skip
+    own = isinstance(data_iter, ImageIterator)
+    if own:
+        first = data_iter.batch_indices(shuffle=False)[: len(data_iter)][:1]
+        batches = [data_iter.batch(indices) for indices in first]
+    elif type(data_iter) in (list, tuple):
+        batches = data_iter
+    elif isinstance(getattr(data_iter, "dataset", None), IterableDataset):
+        return None, None
+    else:
+        iterator = iter(data_iter)
+        if not isinstance(data_iter, DataLoader) and iter(data_iter) is iterator:
+            return None, None  # the next pass would go on where this one ended
+        batches = [batch for _, batch in zip(range(1), iterator, strict=False)]
+    refuse((not len(batches), f"{name} yields no batch: there is nothing to work on"))
+    pairs = [as_tensors(batch, name) for batch in batches]
+    for number, (X, _) in enumerate(pairs, start=1):
+        check_images(X, name, number)
+    return pairs[0][0], data_iter.labels if own else torch.cat([y.cpu() for _, y in pairs])
+
+
+def _kind(X):
+    return X.shape[1:], X.is_floating_point()
+
+
+def _scores(net, X, name, precision):
+    """The scores of a first batch as in training; `precision` gets a layout that the net takes."""
+    X = X.to(precision.device, dtype_of(net) if X.is_floating_point() else None)
+    if not is_lazy(net):
+        lay_out(net, precision.layout)
+    try:
+        with torch.autocast(precision.device.type, enabled=False), precision.autocast():
+            scores = net(X)
+    except Exception as error:
+        of_layer = _layer_in(error.__traceback__) is not None
+        if (
+            isinstance(error, RuntimeError)
+            and not of_layer
+            and precision.layout != torch.contiguous_format
+        ):
+            precision.layout = torch.contiguous_format  # for .view() of maps, say
+            return _scores(net, X, name, precision)
+        raise_explained(error, f"the images of {name}, {tuple(X.shape)}", net, X)
+    if net.training or getattr(scores, "ndim", 0) != 1:  # which are labels already
+        check_scores(scores, len(X))
+    refuse((not scores.isfinite().all(),
             "the network's scores are not finite (NaN or infinite) before the first step: its "
-            "weights or biases are not, or the images are too large for the number format; define "
-            "the network anew, or bring the images to values from 0 to 1"
+            "weights or biases are not, or the images are too large; define the network anew, or "
+            "bring the images to values from 0 to 1"))  # fmt: skip
+    return scores
+
+
+def _hints(X, scores=None):
+    """What works, but hardly as it is meant."""
+    if X is not None and X.is_floating_point() and X.abs().max() > 30:
+        yield (
+            f"images go up to {X.max().item():g}; learning rates such as the book's are for values "
+            "from 0 to 1: divide by 255, as torchvision.transforms.ToTensor() does"
         )
-
-
-def _is_plain(loader):
-    """Whether a DataLoader gives what is in its data set, every item once, and nothing else."""
-    return (
-        type(loader) is DataLoader
-        and loader.collate_fn is default_collate
-        and loader.batch_size is not None  # else its sampler is not what counts
-        and type(loader.batch_sampler) is BatchSampler
-        and type(loader.sampler) in (RandomSampler, SequentialSampler)
-        and len(loader.sampler) == len(loader.dataset)
-    )
-
-
-def _known_part(data_iter, name):
-    """A first batch of images, and all labels, of what can be looked into without a trace.
-
-    That is lists of batches, `ImageIterator`s, and loaders of tensors or lists; of others, and of
-    images that `map` changes, None.
-    """
-    if type(data_iter) in (list, tuple):
-        batches = [pair(batch, name) for batch in data_iter]
-        return batches[0][0], torch.cat([y.cpu() for _, y in batches])
-    if isinstance(data_iter, ImageIterator):
-        return None if data_iter.transforms else data_iter.first_images(), data_iter.labels
-    if _is_plain(data_iter):
-        data_set, size = data_iter.dataset, data_iter.batch_size
-        if type(data_set) is TensorDataset and len(data_set.tensors) == 2:
-            X, y = pair(data_set.tensors, name)
-            return X[:size], y
-        if type(data_set) in (list, tuple):
-            with contextlib.suppress(Exception):  # items of another kind: training will tell
-                labels = torch.as_tensor([int(label) for _, label in data_set])
-                return pair(default_collate(list(data_set[:size])), name)[0], labels
-    return None, None
+    if scores is not None and scores.dim() == 2 and scores.shape[1] > 1 and scores.min() >= 0:
+        sums = scores.float().sum(1)
+        if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
+            yield (
+                "the network's outputs are probabilities already (softmax); the loss applies "
+                "softmax itself, and learns slowly from such: leave the last layer out"
+            )
 
 
 @contextlib.contextmanager
-def random_state_kept(data_iter=None):
-    """Leave the random numbers of torch, Python and NumPy, and of a loader, as they were."""
-    samplers = [getattr(data_iter, "sampler", None)]
-    samplers.append(getattr(getattr(data_iter, "batch_sampler", None), "sampler", None))
-    generators = {
-        id(owner.generator): owner.generator
-        for owner in (data_iter, *samplers)
-        if isinstance(getattr(owner, "generator", None), torch.Generator)
-    }
-    states = [(generator, generator.get_state()) for generator in generators.values()]
+def _random_state_kept(device, *iterators):
+    """Leave the random numbers of torch, Python and NumPy, and of loaders, as they were."""
+    owners = [*iterators, *(getattr(it, "sampler", None) for it in iterators)]
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     numpy_random = getattr(sys.modules.get("numpy"), "random", None)
     pythons, numpys = random.getstate(), numpy_random and numpy_random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         random.setstate(pythons)
@@ -221,130 +312,76 @@ def random_state_kept(data_iter=None):
             generator.set_state(state)
 
 
-def find_sizes(net, train_iter):
-    """Let lazy layers get their sizes from a first batch."""
-    X = None
-    if type(train_iter) in (list, tuple):
-        X, _ = pair(train_iter[0], "train_iter")
-    elif isinstance(train_iter, ImageIterator) or (
-        isinstance(train_iter, DataLoader) and not isinstance(train_iter.dataset, IterableDataset)
-    ):
-        with random_state_kept(train_iter), loading_explained("train_iter"):
-            X, _ = pair(next(iter(train_iter)), "train_iter")
-    if X is None:
-        raise BadInput(
-            "the network has lazy layers, whose sizes a first batch tells, and this train_iter "
-            "gives its first batch once only: call net(X) on one before training"
-        )
-    with evaluation_mode(net), torch.no_grad():
-        scores_of(uncompiled(net), X, "cpu", "train_iter")
-    if is_lazy(net):
-        *_, waiting = (name for name, module in net.named_modules() if is_lazy(module))
-        raise BadInput(
-            f"layer {waiting or 'net'} still waits for its first input: forward does not use it in "
-            "evaluation mode; call net(X) before training, or take it out"
-        )
+def raise_explained(error, given, net=None, X=None, batch_size=None):
+    """Raise `error` again, or what explains it: an error of memory, or of a layer of torch's.
 
-
-def _check_single_images(net, X, data_iter, name):
-    """Refuse batch normalisation over a batch of one image, where that can be foreseen."""
-    if type(data_iter) in (list, tuple):
-        smallest = min(len(pair(batch, name)[0]) for batch in data_iter)
-        num_images = None
-    elif isinstance(data_iter, ImageIterator) or (_is_plain(data_iter) and not data_iter.drop_last):
-        num_images, batch_size = len(data_iter.dataset), data_iter.batch_size
-        smallest = num_images % batch_size or batch_size
-    else:
-        return
-    if smallest != 1 or not _needs_several(net, X[:1]):
-        return
-    advice = "put it into another batch"
-    if num_images is not None:
-        fitting = [size for size in range(2, num_images + 1) if num_images % size != 1]
-        nearest = sorted(sorted(fitting, key=lambda size: abs(size - batch_size))[:2])
-        advice = f"{num_images} images in batches of {batch_size}: " + (
-            f"take a batch size such as {' or '.join(map(str, nearest))}, or a DataLoader with "
-            "drop_last=True" if nearest else "there have to be more"
-        )  # fmt: skip
+    `given` says what was given, as "a batch of shape (4, 1, 28, 28)"; `X` is that.
+    """
+    text = str(error)
+    if isinstance(error, HelperError):
+        raise error
+    if isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, text):
+        size = batch_size or (len(X) if X is not None else 0)
+        raise OutOfMemory(
+            f"out of memory with {given}: try {f'batches of {size // 2}' if size > 1 else 'less'} "
+            "or a smaller resize in load_data_fashion_mnist; if it stays so, restart the kernel "
+            f"({text})"
+        ) from error
+    found = _layer_in(error.__traceback__) if net is not None else None
+    if found is None:
+        raise error
+    layer, taken = found
+    name = next((n for n, module in uncompiled(net).named_modules() if module is layer), "")
     raise BadInput(
-        "the network has batch normalisation, which in training needs more than one image at a "
-        f"time, but {name} has a batch of one image ({advice})"
-    )
+        f"the network does not take {given}: {f'layer {name}, ' if name else ''}"
+        f"{type(layer).__name__}({layer.extra_repr()}), got {tuple(taken.shape)}"
+        f"{_advice(layer, taken, X)} ({text:.300})"
+    ) from error
 
 
-def _needs_several(net, image):
-    """Whether training on one image fails for batch normalisation; tried on shapes alone.
-
-    Only with layers of torch's own: others may keep something of what they are given.
-    """
-    net = uncompiled(net)
-    for module in net.modules():
-        own = type(module).__module__.startswith("torch.nn.")
-        if not own or module._forward_hooks or module._forward_pre_hooks:
-            return False
-    with evaluation_mode(net), torch.no_grad(), random_state_kept():
-        net.train()
-        try:
-            run_on_meta(net, image.to(dtype_of(net)))
-        except ValueError as error:
-            return ONE_IMAGE in str(error)
-        except Exception:  # it cannot be tried without numbers
-            pass
-        return False
+def _layer_in(traceback):
+    """The torch.nn module that raised, and the tensor it was given; None for a reader's code."""
+    frames = []
+    while traceback is not None:
+        frames.append(traceback.tb_frame)
+        traceback = traceback.tb_next
+    for frame in reversed(frames):
+        layer, code = frame.f_locals.get("self"), frame.f_code
+        if TORCH not in Path(code.co_filename).parents:
+            return None
+        if code.co_name == "forward" and isinstance(layer, nn.Module):
+            values = [frame.f_locals.get(name) for name in code.co_varnames[1 : code.co_argcount]]
+            return next(((layer, v) for v in values if isinstance(v, torch.Tensor)), None)
+    return None
 
 
-def _notes(X, scores=None):
-    """What works, but hardly as it is meant; `scores` are those of training."""
-    if X.is_floating_point() and X.abs().max() > 30:
-        yield (
-            f"images go up to {X.max().item():g}; learning rates such as the book's are for values "
-            "from 0 to 1: divide by 255, as torchvision.transforms.ToTensor() does"
-        )
-    if scores is not None and scores.shape[1] > 1 and scores.min() >= 0:
-        sums = scores.float().sum(1)
-        if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-            yield (
-                "the network's outputs are probabilities already (softmax); the loss applies "
-                "softmax itself, and learns slowly from such: leave the last layer out"
-            )
-
-
-def sample_of(data_set):
-    """Some items of a data set, spread evenly; [] where none can be had.
-
-    They come from a copy, so that nothing that it opens, draws or counts is the data set's own.
-    Random numbers of torch, Python and NumPy drawn to make them are the same each time.
-    """
-    with random_state_kept():
-        torch.default_generator.manual_seed(0)
-        random.seed(0)
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(0)
-        try:
-            data_set = _copied(data_set)
-            last = len(data_set) - 1
-            places = dict.fromkeys(last * i // (SAMPLE - 1) for i in range(SAMPLE))
-            return [data_set[place] for place in places]
-        except Exception:  # a stream, a file that is open, keys of its own: nothing can be had
-            return []
-
-
-def _copied(value):
-    """A copy down to the last part, but for what is large and stays as it is."""
-    shared = []
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, part):
-            if not isinstance(part, SHARED) and type(part).__name__ != "ndarray":
-                return None
-            shared.append(part)
-            return len(shared) - 1
-
-    class Unpickler(pickle.Unpickler):
-        def persistent_load(self, number):
-            return shared[number]
-
-    packed = io.BytesIO()
-    Pickler(packed).dump(value)
-    packed.seek(0)
-    return Unpickler(packed).load()
+def _advice(layer, X, images):
+    """What to do about a layer that does not take X, where that is sure to fit; else ''."""
+    shape, first = tuple(X.shape), images is not None and X.shape == images.shape
+    features, channels = getattr(layer, "in_features", None), getattr(layer, "in_channels", None)
+    window = getattr(layer, "kernel_size", 0)
+    resize = "see the argument resize of load_data_fashion_mnist"
+    rows = (
+        (not X.is_floating_point(), f"{X.dtype}: X.float() / 255 makes images of bytes"),
+        (features and X.dim() > 2 and math.prod(shape[1:]) == features,
+         "put nn.Flatten() before it"),
+        # Sides of another length: the ratio of the features is one of squares.
+        (features and X.dim() == 2 and images is not None and len(X) == len(images) and
+         math.isqrt(features * shape[1]) ** 2 == features * shape[1],
+         f"it fits one image size only; {resize}"),
+        (channels and first and X.dim() == 3,
+         "without an axis for the channels; X.unsqueeze(1) adds one"),
+        (channels and first and shape[-1] == channels != shape[1],
+         "the channels stand last; X.permute(0, 3, 1, 2) puts them second"),
+        (first and (channels, shape[1]) == (1, 3),
+         "make the images grey, torchvision.transforms.Grayscale(), or give the network 3"),
+        (first and (channels, shape[1]) == (3, 1),
+         "give the first layer in_channels=1, or repeat the channel, X.expand(-1, 3, -1, -1)"),
+        (X.dim() == 4 and shape[1] == (channels or shape[1]) and
+         max(window if isinstance(window, tuple) else (window,)) > min(shape[2:]),
+         f"the images are too small; {resize}"),
+        (isinstance(layer, nn.modules.batchnorm._BatchNorm) and X.numel() == layer.num_features,
+         "it normalises over the batch, which takes more than one image; choose a batch size that "
+         "leaves no single image over, or drop_last=True in the DataLoader"),
+    )  # fmt: skip
+    return next((f": {advice}" for fits, advice in rows if fits), "")

@@ -1,8 +1,7 @@
 """Fashion-MNIST as one tensor: read, check, shuffle and enlarge whole batches, without workers.
 
-The data set is Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
-Machine Learning Algorithms", 2017, https://arxiv.org/abs/1708.07747 (MIT licence): 60,000 training
-and 10,000 test images of 28x28 grey pixels in 10 classes.
+Xiao, Rasul and Vollgraf, 2017, https://arxiv.org/abs/1708.07747 (MIT licence): 60,000 training and
+10,000 test images of 28x28 grey pixels in 10 classes.
 """
 
 import copy
@@ -22,15 +21,10 @@ from torch.utils.data import Dataset
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.utils import download_url
 
-from d2lmini.explain import whole_number
+from d2lmini.device import whole_number
 
-__all__ = [
-    "ImageIterator",
-    "find_files",
-    "get_fashion_mnist_labels",
-    "load_data_fashion_mnist",
-    "read_unpacked",
-]
+__all__ = ["ImageIterator", "find_files", "get_fashion_mnist_labels", "load_data_fashion_mnist",
+           "read_unpacked"]  # fmt: skip
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 DOWNLOAD_CHECKSUMS = dict(FashionMNIST.resources)  # of the published .gz files, by file name
@@ -53,11 +47,9 @@ CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
 def get_fashion_mnist_labels(labels):
     """Return the English class name of each label (int 0..9) as a list of str."""
     labels = [int(label) for label in labels]
-    if labels and not 0 <= min(labels) <= max(labels) < len(CLASS_NAMES):
-        raise ValueError(
-            f"Fashion-MNIST has the labels 0 to {len(CLASS_NAMES) - 1}, got "
-            f"{next(label for label in labels if not 0 <= label < len(CLASS_NAMES))}"
-        )
+    for label in labels:
+        if not 0 <= label < len(CLASS_NAMES):
+            raise ValueError(f"Fashion-MNIST has the labels 0 to 9, got {label}")
     return [CLASS_NAMES[label] for label in labels]
 
 
@@ -73,11 +65,10 @@ def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=Non
         batch_size: images in a batch, at least 1.
         resize: side of the images in pixels; None leaves 28.
         generator: `torch.Generator` that fixes the training order; None uses torch's global one.
-        root: folder of the data; None takes the environment variable `D2LMINI_DATA`, else a
-            folder in the user's cache. The four .gz files are looked for in
-            root/FashionMNIST/raw (torchvision's layout), in root itself, and where Debian's
-            package dataset-fashion-mnist puts them, unpacked ones too; what is missing is
-            downloaded.
+        root: folder of the data; None takes the environment variable `D2LMINI_DATA`, else a folder
+            in the user's cache. The four files, .gz or unpacked, are looked for in
+            root/FashionMNIST/raw, in root itself, and where Debian's package
+            dataset-fashion-mnist puts them; what is missing is downloaded.
 
     Raises:
         ValueError: a batch size or side that is not a positive int.
@@ -90,22 +81,17 @@ def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=Non
     files = find_files(root)
     iterators = []
     for split in ("train", "t10k"):
-        images_file, labels_file = (
-            f"{split}-images-idx3-ubyte.gz",
-            f"{split}-labels-idx1-ubyte.gz",
-        )
-        images = _read_idx(files[images_file], num_dims=3)
-        labels = _read_idx(files[labels_file], num_dims=1).long()
+        images_file, labels_file = (files[f"{split}-{kind}-ubyte.gz"]
+                                    for kind in ("images-idx3", "labels-idx1"))  # fmt: skip
+        images = _read_idx(images_file, num_dims=3)
+        labels = _read_idx(labels_file, num_dims=1).long()
         if len(images) != len(labels):
             raise RuntimeError(
-                f"{files[images_file]} holds {len(images)} images but {files[labels_file]} holds "
-                f"{len(labels)} labels; delete both files to have them downloaded again"
+                f"{images_file} holds {len(images)} images but {labels_file} holds {len(labels)} "
+                "labels; delete both files to have them downloaded again"
             )
-        iterators.append(
-            ImageIterator(
-                images, labels, batch_size, resize, split == "train", generator, classes=CLASS_NAMES
-            )
-        )
+        iterators.append(ImageIterator(images, labels, batch_size, resize, split == "train",
+                                       generator, classes=CLASS_NAMES))  # fmt: skip
     return tuple(iterators)
 
 
@@ -113,13 +99,12 @@ class ImageIterator:
     """Batches of grey images that lie in memory as one uint8 tensor.
 
     Args:
-        images: uint8 (N, H, W).
-        labels: int64 (N,).
+        images, labels: uint8 (N, H, W) and int64 (N,).
         batch_size: images in a batch; the last batch may be shorter.
         resize: side of the square images it yields, None for their own size.
         shuffle: a new random order for each pass.
         generator: `torch.Generator` on the CPU for that order, None for torch's global one.
-        device: where the batches are made; `on()` gives the same batches on another device.
+        device: where the batches are made; `to()` gives the same batches on another device.
         classes: the names of the classes, where they are known.
     """
 
@@ -142,17 +127,14 @@ class ImageIterator:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self):
-        for indices in self.order():
-            yield self.batch(indices)
+        return map(self.batch, self.batch_indices())
 
-    def order(self):
-        """The numbers of the images of a new pass, a tensor for each batch."""
-        # Drawn on the CPU whatever the device, so that a seed gives the same order everywhere, and
-        # anew for each pass, so that two passes at once are independent.
-        num_images = len(self.labels)
-        order = torch.arange(num_images)
-        if self.shuffle:
-            order = torch.randperm(num_images, generator=self.generator)
+    def batch_indices(self, shuffle=None):
+        """The numbers of the images of a new pass, an int64 tensor (B,) for each batch."""
+        # Drawn on the CPU whatever the device, so that a seed gives the same order everywhere.
+        order = torch.arange(len(self.labels))
+        if self.shuffle if shuffle is None else shuffle:
+            order = torch.randperm(len(self.labels), generator=self.generator)
         return order.to(self.device).split(self.batch_size)
 
     def batch(self, indices):
@@ -169,11 +151,7 @@ class ImageIterator:
             images = resize_like_pil(images, self.resize)
         return images.unsqueeze(1).to(torch.float32).div_(self._white)
 
-    def first_images(self):
-        """The images of a first batch in file order, as they are before any `map`."""
-        return self._pixels(torch.arange(min(self.batch_size, len(self.labels))).to(self.device))
-
-    def on(self, device):
+    def to(self, device):
         """The same iterator with data and batches on `device`; itself if they are there already."""
         device = torch.device(device)
         if device == self.device:
@@ -218,8 +196,8 @@ class _ImageDataset(Dataset):
 def _transformed(X, transform):
     """`transform(X)`, refused where it is no longer a batch of as many images."""
     changed = transform(X)
-    if not isinstance(changed, torch.Tensor) or changed.shape[:1] != X.shape[:1]:
-        got = tuple(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
+    got = tuple(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
+    if got[:1] != (len(X),):
         raise ValueError(
             f"the function given to map must return a tensor of as many images as it is given; "
             f"of {tuple(X.shape)} it made {got}"
@@ -310,16 +288,15 @@ def _find_or_download(name, root):
                 f"Fashion-MNIST is incomplete: {name} is neither in {places}, and could not be "
                 f"downloaded ({error}). Three ways to provide {', '.join(CHECKSUMS)}: a network "
                 "connection and a folder that can be written to; the environment variable "
-                "D2LMINI_DATA naming a folder that holds them; or Debian's package: "
-                "apt-get install dataset-fashion-mnist"
+                "D2LMINI_DATA naming a folder that holds them; or Debian's package: apt-get "
+                "install dataset-fashion-mnist"
             ) from error
     return folder / name
 
 
 def _download(name, folder):
     """Fetch a published file from the first of torchvision's mirrors that has it."""
-    failures = []
-    patience = socket.getdefaulttimeout()
+    failures, patience = [], socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_PATIENCE)  # torchvision would wait for ever
     try:
         for mirror in FashionMNIST.mirrors:

@@ -1,30 +1,42 @@
-"""The device to run on, its memory, and the environment a chapter ran in."""
+"""The device: its choice, the number formats it multiplies fastest, its memory, its software."""
 
 import contextlib
 import ctypes
 import datetime
 import html
+import itertools
+import operator
 import platform
 import shutil
+import timeit
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from d2lmini.explain import whole_number
+__all__ = ["Precision", "cuda_missing", "device_name", "environment", "lay_out", "memory_kept",
+           "trim_heap", "try_gpu", "whole_number"]  # fmt: skip
 
-__all__ = [
-    "cuda_missing",
-    "device_name",
-    "environment",
-    "memory_kept",
-    "release_memory",
-    "try_gpu",
-]
+AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+IMAGES_AT_ONCE = (
+    64  # through a network on a CPU: a larger batch in parts is as fast, in less memory
+)
 
 NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")  # Linux: a folder for each card
 GET_CUDA = "https://pytorch.org/get-started/locally/ names the build that has it"
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
+
+
+def whole_number(name, value, low=1, wanted="a positive int"):
+    """`value` as an int, whatever whole number it is; ValueError says what argument `name` is."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+    if number is None or is_bool or number < low:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return number
 
 
 def try_gpu(i=0):
@@ -39,6 +51,110 @@ def try_gpu(i=0):
     if i == 0 and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+class Precision:
+    """The arithmetic of a training run: `train_ch6`'s argument `precision` on `device`.
+
+    Attributes:
+        device: `torch.device`.
+        dtype: that of autocast, None without it.
+        layout: memory format of the weights, which that of the activations follows.
+        images_at_once: a larger batch goes through the network in parts.
+
+    Raises:
+        ValueError: `name` is none of the known ones.
+    """
+
+    def __init__(self, name, device):
+        if name not in (*AUTOCAST_DTYPES, "auto"):
+            raise ValueError(
+                f"precision must be one of {', '.join(AUTOCAST_DTYPES)} or auto, got {name!r}"
+            )
+        if name == "auto":
+            name = _fastest(device)
+        self.device, self.dtype, self.images_at_once = device, AUTOCAST_DTYPES[name], 2**31
+        # TF32 wants tensor cores of capability 8.0; without them, as on Colab's T4, the products
+        # are fp32's, and the channels innermost would be slower than the reference's layout.
+        has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+        self.tf32 = name != "fp32" and has_tf32
+        self.layout = torch.contiguous_format
+        on_tensor_cores = device.type == "cuda" and (self.tf32 or self.dtype is not None)
+        if name != "fp32" and (device.type == "cpu" or on_tensor_cores):
+            self.layout = torch.channels_last
+
+    @property
+    def name(self):
+        """What it comes to: "fp32", "fp32, channels last", "tf32", "bf16" or "fp16"."""
+        if self.dtype is not None:
+            return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+        if self.tf32:
+            return "tf32"
+        return "fp32, channels last" if self.layout == torch.channels_last else "fp32"
+
+    def autocast(self):
+        """The context of a forward pass.
+
+        Nothing is cached: under a reader's own autocast the casts of the weights would stay as they
+        were before the first step.
+        """
+        enabled = self.dtype is not None
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False)
+
+    @contextlib.contextmanager
+    def applied_to(self, net):
+        """Training's memory layout, matrix products and memory, put back afterwards."""
+        on_cuda = self.device.type == "cuda"
+        try:
+            with (
+                _cuda_products(self.tf32) if on_cuda else contextlib.nullcontext(),
+                memory_kept(self.device),
+                torch.autocast(self.device.type, enabled=False),  # a reader's, around train_ch6
+            ):
+                lay_out(net, self.layout)
+                yield
+        finally:
+            with contextlib.suppress(torch.OutOfMemoryError):  # the first one tells what to do
+                lay_out(net, torch.contiguous_format)
+
+
+def _fastest(device):
+    """The name of the number format of 16 bits which the device multiplies fastest, else "tf32"."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type != "cpu":
+        return "tf32"
+    seconds = []
+    for dtype in (torch.bfloat16, torch.float32):  # many CPUs have no instructions for bf16
+        A = torch.ones(512, 512, dtype=dtype)
+        seconds.append(min(timeit.repeat(lambda A=A: A @ A, number=1, repeat=5)))
+    return "bf16" if seconds[0] < seconds[1] else "tf32"
+
+
+@contextlib.contextmanager
+def _cuda_products(tf32):
+    """Products and convolutions of fp32 numbers on CUDA in TF32 or in full, put back afterwards."""
+    cudnn, matmul, saved = torch.backends.cudnn, torch.backends.cuda.matmul, []
+    older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    owners = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)
+    for owner, name in (*older, *((owner, "fp32_precision") for owner in owners)):
+        # Torch 2.9 has newer names, and does not tell what was set by them under the older ones.
+        with contextlib.suppress(AttributeError, RuntimeError):
+            saved.append((owner, name, getattr(owner, name)))
+    try:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
+        yield
+    finally:
+        for setting in saved:
+            setattr(*setting)
+
+
+def lay_out(net, layout):
+    """Have the weights of two-dimensional layers in this memory format (others have none)."""
+    for tensor in itertools.chain(net.parameters(), net.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=layout)
 
 
 @contextlib.contextmanager
@@ -64,7 +180,7 @@ def memory_kept(device):
         libc.malloc_trim(0)
 
 
-def release_memory(device):
+def trim_heap(device):
     """Give back what `memory_kept` keeps, where tensors of other sizes would not fit into it."""
     if _uses_glibc(device):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,24 +1,27 @@
-"""Counting and timing: the small tools that the trainer and the exercises share.
+"""Counting, timing and evaluation: the small tools that the trainer and the exercises share.
 
 The names follow the reference, d2l 0.17.0; values stay on their device until they are read.
 """
 
+import contextlib
 import itertools
 import time
 
 import torch
 
-from d2lmini.batches import batches, check_labels, check_scores, scores_of
-from d2lmini.explain import BadInput
-from d2lmini.network import device_of, evaluation_mode
+from d2lmini.checks import (
+    BadInput,
+    as_tensors,
+    check_images,
+    check_labels,
+    check_scores,
+    raise_explained,
+)
+from d2lmini.data import ImageIterator
+from d2lmini.network import device_of, dtype_of, evaluation_mode
 
-__all__ = [
-    "Accumulator",
-    "Timer",
-    "accuracy",
-    "evaluate",
-    "evaluate_accuracy_gpu",
-]
+__all__ = ["Accumulator", "Timer", "accuracy", "batches_of", "evaluate", "evaluate_accuracy_gpu",
+           "predictions"]  # fmt: skip
 
 
 class Timer:
@@ -65,11 +68,14 @@ class Accumulator:
             raise ValueError(
                 f"this Accumulator has {len(self.data)} sums, got {len(values)} values"
             )
-        for index, value in enumerate(map(_widen, values)):
+        for index, value in enumerate(values):
             total = self.data[index]
+            if isinstance(value, torch.Tensor):  # mps has no float64
+                on_mps = value.device.type == "mps"
+                value = value.detach().to(torch.float32 if on_mps else torch.float64)
             if isinstance(total, torch.Tensor) and total.device == getattr(value, "device", None):
                 total += value  # in place: a CUDA graph may have its address
-            else:
+            else:  # a first tensor is copied, as `value` may be the caller's own
                 self.data[index] = total + value
 
     def reset(self):
@@ -79,13 +85,6 @@ class Accumulator:
 
     def __getitem__(self, index):
         return float(self.data[index])
-
-
-def _widen(value):
-    """A detached float64 copy of a tensor (float32 on mps, which has no float64), else a float."""
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    return value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
 
 
 def accuracy(y_hat, y):
@@ -122,21 +121,52 @@ def evaluate_accuracy_gpu(net, data_iter, device=None):
         ValueError: `data_iter` yields nothing, or what does not fit the network.
         RuntimeError: out of memory.
     """
-    return evaluate(net, data_iter, device_of(net) if device is None else device, "data_iter")
+    device = torch.device(device_of(net) if device is None else device)
+    data_iter = data_iter.to(device) if isinstance(data_iter, ImageIterator) else data_iter
+    return evaluate(net, data_iter, device, "data_iter")
 
 
-def evaluate(net, data_iter, device, name):
-    """As `evaluate_accuracy_gpu`; `name` says in messages what `data_iter` is."""
+def evaluate(net, data_iter, device, name, precision=None):
+    """As `evaluate_accuracy_gpu`, at a `Precision`; `name` says in messages what `data_iter` is."""
     num_correct, num_samples = Accumulator(1), 0
-    with evaluation_mode(net), torch.no_grad():
-        for X, y in batches(data_iter, device, name):
-            scores = scores_of(net, X, device, name)
-            if getattr(scores, "ndim", 0) != 1:  # which are labels already
-                check_scores(scores, len(X))
-                if y.device.type == "cpu" or num_samples == 0:  # reading them waits for a GPU
-                    check_labels(y, scores.shape[1], name)
-            num_correct.add(accuracy(scores, y.to(scores.device)))
-            num_samples += len(y)
-    if num_samples == 0:
-        raise BadInput(f"{name} yields no batch: there is nothing to evaluate")
+    for _, scores, y in predictions(net, data_iter, device, name, precision):
+        num_correct.add(accuracy(scores, y.to(scores.device)))
+        num_samples += len(y)
     return num_correct[0] / num_samples
+
+
+def predictions(net, data_iter, device, name, precision=None):
+    """Yield X, the scores of `net` in evaluation mode, and y, of each batch."""
+    autocast, X, done = precision.autocast() if precision else contextlib.nullcontext(), None, 0
+    with evaluation_mode(net), torch.no_grad():
+        try:
+            for done, (X, y) in enumerate(batches_of(data_iter, net, device, name), start=1):
+                with autocast:
+                    scores = net(X)
+                if getattr(scores, "ndim", 0) != 1:  # which are labels already
+                    check_scores(scores, len(X))
+                    if y.device.type == "cpu" or done == 1:  # reading waits for a GPU
+                        check_labels(y, scores.shape[1], name)
+                yield X, scores, y
+        except Exception as error:
+            shape = "" if X is None else f", {tuple(X.shape)}"
+            raise_explained(error, f"the images of {name}{shape}", net, X)
+    if not done:
+        raise BadInput(f"{name} yields no batch: there is nothing to evaluate")
+
+
+def batches_of(data_iter, net, device, name):
+    """Yield the batches of one pass as tensors: X on `device`, in the format of `net`, and y int64.
+
+    Labels stay where they come from, to be looked at without waiting for a GPU. Whatever is no
+    batch is refused; `name` says what yields it.
+    """
+    dtype = dtype_of(net)
+    is_finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms
+    for number, batch in enumerate(data_iter, start=1):
+        X, y = as_tensors(batch, name)
+        if X.device.type == "cpu" and not is_finite:
+            check_images(X, name, number)
+        # Only CUDA may copy while the program goes on; others mix data up.
+        yield X.to(device, dtype if X.is_floating_point() else None,
+                   non_blocking=device.type == "cuda"), y  # fmt: skip

@@ -4,34 +4,30 @@ It computes what the reference's `train_ch6` (d2l 0.17.0) computes: Xavier-unifo
 and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
 """
 
-import contextlib
 import dataclasses
 import math
-import operator
 import time
-import traceback
+import warnings
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from d2lmini import checkpoint as checkpoints
-from d2lmini import checks
 from d2lmini.animator import Animator
-from d2lmini.batches import (
-    batches,
-    check_images,
+from d2lmini.checks import (
+    check_arguments,
+    check_first_batches,
     check_labels,
     check_scores,
-    scores_of,
-    to_device,
+    raise_explained,
+    refuse,
 )
-from d2lmini.capture import GraphRecorder, Replayed, can_be_replayed
-from d2lmini.device import cuda_missing, memory_kept, release_memory
-from d2lmini.explain import BadInput, Explained, explained, whole_number
-from d2lmini.metrics import Accumulator, accuracy, evaluate
-from d2lmini.network import evaluation_mode, init_xavier, is_lazy
-from d2lmini.precision import Precision
+from d2lmini.cuda_graph import GraphedStep, can_be_graphed
+from d2lmini.data import ImageIterator
+from d2lmini.device import Precision, cuda_missing, trim_heap
+from d2lmini.metrics import Accumulator, accuracy, batches_of, evaluate
+from d2lmini.network import dtype_of, evaluation_mode, init_xavier, is_lazy, uncompiled
 
 __all__ = ["History", "train_ch6"]
 
@@ -46,13 +42,16 @@ class History:
     Where training ended while an epoch was evaluated, those of training have one more.
 
     Attributes:
-        train_loss, train_acc: means over the epoch's samples, taken while the weights moved.
-        test_acc: over the whole test set, after the epoch.
+        train_loss, train_acc: means over the epoch's samples, taken while the weights moved, the
+            loss in nats, the accuracy in [0, 1].
+        test_acc: over the whole test set, after the epoch, in [0, 1].
         train_seconds, test_seconds: wall time of the epoch's training and of its evaluation.
         cpu_seconds: processor time of both together, over all of the process's threads.
         curve: the points of the plot, (epoch, train loss, train acc, test acc or None).
         num_samples: training samples in an epoch.
-        device, precision, seed: where and how it ran.
+        device, seed: where and how it ran.
+        precision: the arithmetic that the device was given: "fp32", the same "fp32, channels last",
+            "tf32", "bf16" or "fp16".
         stopped: None, or why training ended early.
     """
 
@@ -95,28 +94,25 @@ class History:
 
 
 def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=None,
-              checkpoint=None, precision="tf32", init_weights=True, caption=None):  # fmt: skip
+              checkpoint=None, precision="tf32", init_weights=True, caption=None,
+              cuda_graph=False):  # fmt: skip
     """Initialise `net`, train it on a device with plain SGD, plot and print the results.
 
     Every Linear and Conv2d that is to be trained gets Xavier-uniform weights (biases stay, and so
     does what is frozen by `requires_grad_(False)`); the loss is the mean cross-entropy. Prints
     `training on DEVICE`, then `loss …, train acc …, test acc …` and `… examples/sec on DEVICE` (end
     to end, see `History.examples_per_sec`). The network stays on the device, in evaluation mode.
-    Ctrl-C, a loss that is not finite, scores that are all zero (dead for good), and data that does
-    not fit once an epoch is done end the training early; what was reached is kept and
-    `History.stopped` says why.
-
-    On CUDA the batches of `load_data_fashion_mnist` are replayed as a graph of the first steps, see
-    `d2lmini.capture`. A network that a graph cannot repeat (it looks at values, draws on the CPU,
-    counts its calls, has hooks) is trained step by step; what its `forward` does to variables
-    outside of its modules goes unnoticed.
+    Ctrl-C, a loss that is not finite and scores that are dead (all zero, and all gradients) end the
+    training early; what was reached is kept and `History.stopped` says why. Exceptions pass: the
+    network keeps its weights, the checkpoint its last epoch, and `error.history` is the `History`
+    (`sys.last_value.history` after a cell).
 
     Args:
         net: module from X (B, C, H, W) float32 to scores (B, num_classes), which the loss turns
             into probabilities itself. Lazy layers get their sizes from the first batch.
         train_iter, test_iter: iterables of `(X, y)`, y whole numbers (B,): those of
             `load_data_fashion_mnist`, any DataLoader, a list of batches. Their first batches are
-            looked at before the first step: whatever does not fit is refused then.
+            looked at before anything is changed: whatever does not fit is refused then.
         num_epochs: passes over `train_iter`, at least 1.
         lr: learning rate, positive.
         device: None takes `try_gpu()`.
@@ -126,18 +122,24 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         checkpoint: file that is written after every epoch; where it exists already, training
             goes on from it, to the same result as a run that was never cut off (bit for bit on a
             CPU; a GPU may pick other kernels). A finished run goes on with a larger `num_epochs`.
-            The trained weights in it are for any program:
+            It knows its run by plain values: the printed network, its parameters, lr, seed, batch
+            and image size, number format, and the data of `load_data_fashion_mnist`; not by the
+            code of `forward`, nor by other data. The trained weights in it are for any program:
             `net.load_state_dict(torch.load(checkpoint)["state"]["net"])`; to keep only them,
             `torch.save(net.state_dict(), path)`.
         precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast),
-            "auto" (on CUDA that of these two which the device multiplies fastest; on a CPU bf16
-            where it multiplies that faster than fp32; else as "tf32"), all in the fastest memory
-            layout, and on a CPU a batch of more than 64 images in parts where its images do not
-            depend on each other; or "fp32": the reference's arithmetic in the reference's layout,
-            on a CPU bit for bit (on CUDA d2l leaves torch's TF32 convolutions on; here they are
-            off).
+            "auto" (that of the checkpoint, else on CUDA that of these two which the device
+            multiplies fastest; on a CPU bf16 where it multiplies that faster than fp32; else as
+            "tf32"), all in the fastest memory layout that the network can work with, and on a CPU a
+            batch of more than 64 images in parts where its images do not depend on each other; or
+            "fp32": the reference's arithmetic in the reference's layout, on a CPU bit for bit (on
+            CUDA d2l leaves torch's TF32 convolutions on; here they are off).
         init_weights: False leaves the weights as they are, to train on from given ones.
         caption: text under the plot.
+        cuda_graph: True captures the work of a full batch of `load_data_fashion_mnist`'s as a CUDA
+            graph and replays it: `forward` must then do the same each time, with no look at values,
+            no random numbers but the GPU's, nothing counted or kept. Where launches limit the speed
+            it brings much (GoogLeNet on an H200: 3.7 times), on slower GPUs nothing.
 
     Returns:
         `History`.
@@ -147,352 +149,276 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             of another run.
         RuntimeError: out of memory, with a batch size to try.
     """
-    num_epochs = whole_number("num_epochs", num_epochs)
-    device, seed = checks.checked_arguments(net, lr, device, seed, checkpoint)
+    # Look: what is refused here has changed nothing.
+    num_epochs, device, seed = check_arguments(net, num_epochs, lr, device, seed, checkpoint)
+    found, state = checkpoints.load(checkpoint) if checkpoint is not None else (None, None)
+    if precision == "auto" and found:
+        names = {"fp32, channels last": "tf32"}
+        precision = names.get(found["number format"], found["number format"])
     precision = Precision(precision, device)
-    batch_size = getattr(train_iter, "batch_size", None)
-    with explained("the data set", batch_size):
-        checks.check_iterator(train_iter, "train_iter", num_epochs)
-        checks.check_iterator(test_iter, "test_iter", num_epochs)
-        net.cpu()  # there, so that a seed gives the same weights everywhere
+    try:
+        train_iter, test_iter = (
+            it.to(device) if isinstance(it, ImageIterator) else it for it in (train_iter, test_iter)
+        )
+        X, trial, hints = check_first_batches(net, train_iter, test_iter, num_epochs, precision)
+        settings = None
+        if checkpoint is not None:
+            settings = checkpoints.fingerprint(trial, train_iter, test_iter, lr, seed, precision,
+                                               init_weights)  # fmt: skip
+        if state:
+            settings = checkpoints.check_same_run(checkpoint, found, settings, state)
+        del trial  # its memory
+
+        # Initialise: on the CPU, so that a seed gives the same weights everywhere.
+        net.cpu()
         if is_lazy(net):  # before the seed, as the layers of other networks get their biases
-            checks.find_sizes(net, train_iter)
+            with evaluation_mode(net), torch.no_grad():
+                uncompiled(net)(X.to("cpu", dtype_of(net)))
+        del X
         if seed is not None:
             torch.manual_seed(seed)
         if init_weights:
             net.apply(init_xavier)
         net.to(device)
-        run = TrainingRun(net, train_iter, test_iter, num_epochs, lr, precision, seed)
-    settings = None
-    if checkpoint is not None:
-        settings = run.settings()
-        state = checkpoints.load(checkpoint, settings, run.state())
-        if state is not None:
-            run.restore(state)
-
-    print(f"training on {device}", *filter(None, [cuda_missing()]), sep="\n", flush=True)
-    if len(run.history.test_acc) >= num_epochs:
-        print(f"nothing is trained: the checkpoint holds {len(run.history.test_acc)} epochs "
-              "already; ask for more, or delete the file to start afresh")  # fmt: skip
-    epochs_before = len(run.history.train_loss)
-    animator = Animator(xlabel="epoch", xlim=[0, num_epochs], caption=caption,
-                        legend=["train loss", "train acc", "test acc"])  # fmt: skip
-    for epoch, *values in run.history.curve:  # of a run that goes on
-        animator.add(epoch, values, redraw=False)
-    animator.redraw()
-    try:
-        with (
-            explained("the data set", batch_size),
-            memory_kept(device),
-            precision.applied_to(net),
-            contextlib.closing(run),
-        ):
-            while len(run.history.test_acc) < num_epochs and run.history.stopped is None:
-                run.train_epoch(animator)
-                if checkpoint is not None and run.history.stopped is None:
-                    checkpoints.save(checkpoint, settings, run.state())
-    except KeyboardInterrupt:
-        run.history.stopped = "interrupted"
     except Exception as error:
-        if len(run.history.train_loss) == epochs_before:
-            raise
-        # What was trained is not to be lost.
-        run.history.stopped = str(error)
-        if not isinstance(error, Explained):
-            run.history.stopped = f"{type(error).__name__}: {error}"
-            traceback.print_exc()
-    else:
-        if run.history.stopped and checkpoint is not None and Path(checkpoint).exists():
-            # The steps that led there may be in it: what comes back would be as hopeless.
-            run.history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
-    net.eval()
-    animator.redraw()
-    _print_results(run.history)
-    return run.history
+        batch_size = getattr(train_iter, "batch_size", None)
+        raise_explained(error, "the data set", batch_size=batch_size)
+    on_cuda = device.type == "cuda"
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, float(lr), fused=on_cuda or None)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
+    history = History(str(device), precision.name, seed)
+    if state:
+        history = _restore(state, net, scaler, train_iter, device)
+
+    # Train.
+    print(f"training on {device}", *filter(None, [cuda_missing()]), sep="\n", flush=True)
+    for hint in hints:
+        print("note:", hint)
+    done = len(history.test_acc)
+    if done >= num_epochs:
+        print(f"nothing is trained: the checkpoint holds {done} epochs already; ask for more, or "
+              "delete the file to start afresh")  # fmt: skip
+    elif state:
+        print(f"going on from the checkpoint, {done} epochs done")
+    sums = Accumulator(3)  # loss, correct, scores that are not 0, of an epoch
+    progress = Progress(history, num_epochs, _length(train_iter), on_cuda, caption)
+    graph = GraphedStep(device) if cuda_graph and can_be_graphed(train_iter, device) else None
+    try:
+        with precision.applied_to(net):
+            while len(history.test_acc) < num_epochs:
+                cpu_started = time.process_time()
+                train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, graph)
+                if history.stopped:
+                    break
+                trim_heap(device)  # evaluation, of whole batches, would need more besides
+                evaluation_started = time.perf_counter()
+                test_acc = evaluate(net, test_iter, device, "test_iter", precision)
+                history.test_seconds.append(time.perf_counter() - evaluation_started)
+                history.cpu_seconds.append(time.process_time() - cpu_started)
+                history.test_acc.append(test_acc)  # last: its length is that of whole epochs
+                progress.add(len(history.test_acc), history.train_loss[-1], history.train_acc[-1],
+                             test_acc)  # fmt: skip
+                if checkpoint is not None:
+                    _save(checkpoint, settings, _state(net, scaler, history, train_iter, device))
+    except KeyboardInterrupt:
+        history.stopped = "interrupted"
+    except Exception as error:
+        error.history = history
+        raise
+    finally:
+        net.eval()
+        if graph is not None:
+            optimizer.zero_grad(set_to_none=True)  # gradients lie in the graph's memory
+            graph.close()
+    is_hopeless = history.stopped not in (None, "interrupted")
+    if is_hopeless and checkpoint is not None and Path(checkpoint).exists():
+        # The steps that led there may be in it: what comes back would be as hopeless.
+        history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
+    progress.animator.redraw()
+    _print_results(history)
+    return history
 
 
-class TrainingRun:
-    """One training run: the network, its data, and what has been measured so far.
+def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, graph=None):
+    """Train on all batches of `train_iter` once; means and points go into the history.
 
-    `train_ch6` drives it; its arguments are explained there, `precision` is a `Precision`.
+    Where more training cannot help it ends early, with the reason in `history.stopped`.
     """
+    history, device = progress.history, precision.device
+    labels_known = isinstance(train_iter, ImageIterator)  # all have been looked at
 
-    def __init__(self, net, train_iter, test_iter, num_epochs, lr, precision, seed):
-        self.net, self.num_epochs, self.lr = net, num_epochs, float(lr)
-        self.precision, self.device = precision, precision.device
-        self.images_at_once = precision.images_at_once(net)
-        self.train_iter, self.test_iter = (
-            data_iter.on(self.device) if callable(getattr(data_iter, "on", None)) else data_iter
-            for data_iter in (train_iter, test_iter)
-        )
-        parameters = [p for p in net.parameters() if p.requires_grad]
-        on_cuda = self.device.type == "cuda"
-        self.optimizer = torch.optim.SGD(parameters, self.lr, fused=on_cuda or None)
-        scales = precision.name == "fp16"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scales)
-        self.history = History(str(self.device), precision.name, seed)
-        self.sums = Accumulator(3)  # loss, correct, scores that are not 0, of an epoch
-        self.num_correct = Accumulator(1)  # of the test images
-        self.last_redraw = self.last_progress = time.perf_counter()
-        self.shown_status = None  # under the plot
-        self.full_size = None  # of a batch, as the first has it
-        self.looked = False  # at what the first scores are needed for
-        self.recorder = None
-        self.replayed_step = self._replayed(self._step_on, self.train_iter)
-        self.replayed_test = self.replayed_step and self._replayed(self._test_on, self.test_iter)
+    def step(X, y):
+        """Forward, backward and update for one batch, without waiting for a GPU."""
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = len(y) == full_size  # takes seconds for each new size
+        optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
+        num_parts = math.ceil(len(y) / precision.images_at_once)  # 1 but on a CPU
+        for part_X, part_y in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
+            with precision.autocast():
+                scores = net(part_X)
+            check_scores(scores, len(part_X))
+            if not labels_known and (y.device.type == "cpu" or num_samples == 0):
+                check_labels(part_y, scores.shape[1], "train_iter")
+            part_y = part_y.to(device, non_blocking=device.type == "cuda")
+            loss = F.cross_entropy(scores.float(), part_y)
+            # Parts count by their sizes, in the gradient and in the means.
+            scaler.scale(loss * (len(part_y) / len(y))).backward()
+            scores = scores.detach()
+            sums.add(loss.detach() * len(part_y), accuracy(scores, part_y), scores.count_nonzero())
+        scaler.step(optimizer)
+        scaler.update()
 
-    def _replayed(self, work, data_iter):
-        """`work` on the batches of `data_iter` by graphs, or None where that cannot be."""
-        if not can_be_replayed(self.net, data_iter):
-            return None
-        self.recorder = self.recorder or GraphRecorder(self.net)
-        return Replayed(work, self.recorder)
-
-    def train_epoch(self, animator):
-        """One pass over the training set and one over the test set, or a part and the reason."""
-        history, epoch = self.history, len(self.history.test_acc)
-        num_batches = _length(self.train_iter)
-        points = {math.ceil(num_batches * k / POINTS_PER_EPOCH) for k in range(1, POINTS_PER_EPOCH)}
-        sums, num_samples = self.sums, 0
-        sums.reset()
-        self.net.train()
-        started, cpu_started = time.perf_counter(), time.process_time()
-        for done, num_images in enumerate(self.steps(), start=1):
-            num_samples += num_images
-            if done in points and done < num_batches:
-                if self.device.type != "cpu":  # which has work to do meanwhile
-                    self._redraw(animator)
-                # Reading the sums waits for the device.
-                history.stopped = self.hopeless(sums)
+    sums.reset()
+    net.train()
+    X, num_samples, full_size, started = None, 0, None, time.perf_counter()
+    batches = batches_of(train_iter, net, device, "train_iter")
+    try:
+        for done, batch in enumerate(train_iter.batch_indices() if graph else batches, start=1):
+            y = batch if graph else batch[1]
+            full_size = full_size or len(y)
+            if graph:  # the images are made inside
+                graph(lambda indices: step(*train_iter.batch(indices)), batch, full_size)
+            else:
+                X = batch[0]
+                step(*batch)
+            num_samples += len(y)
+            if progress.is_due(done, num_samples, started):  # reading sums waits for a GPU
+                history.stopped = why_stop(sums, optimizer, train_iter, net, progress)
                 if history.stopped:
                     return
-                means = (sums[0] / num_samples, sums[1] / num_samples)
-                self._add_point(
-                    animator,
-                    (epoch + done / num_batches, *means, None),
-                    self.status(done, num_batches, num_samples, started),
-                )
-            elif time.perf_counter() - self.last_progress > SECONDS_BETWEEN_REDRAWS:
-                animator.progress(self.status(done, num_batches, num_samples, started))
-                self.last_progress = time.perf_counter()
-        if num_samples == 0:
-            raise BadInput(
-                f"train_iter yields no batch in epoch {epoch + 1}: there is nothing to train on "
-                "(a generator yields its batches once only; give a list or a DataLoader)"
-            )
-        history.stopped = self.hopeless(sums)  # waits for the device
-        if history.stopped:
-            return
-        trained = time.perf_counter()
+                epoch = len(history.test_acc) + done / progress.num_batches
+                progress.add(epoch, sums[0] / num_samples, sums[1] / num_samples)
+    except Exception as error:
+        given = "the data set" if X is None else f"a batch of shape {tuple(X.shape)}"
+        size = None if X is None else min(len(X), precision.images_at_once)
+        raise_explained(error, given, net, X, size)
+    refuse((num_samples == 0, f"train_iter yields no batch in epoch {len(history.test_acc) + 1}"))
+    history.stopped = why_stop(sums, optimizer, train_iter, net, progress)  # waits for the device
+    if not history.stopped:
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
         history.train_acc.append(sums[1] / num_samples)
-        history.train_seconds.append(trained - started)
-        release_memory(self.device)  # evaluation, of whole batches, would need more besides
-        test_acc = self.test_accuracy()
-        history.test_seconds.append(time.perf_counter() - trained)
-        history.cpu_seconds.append(time.process_time() - cpu_started)
-        history.test_acc.append(test_acc)  # last: its length is the number of whole epochs
-        point = (epoch + 1, history.train_loss[-1], history.train_acc[-1], test_acc)
-        self._add_point(animator, point)
+        history.train_seconds.append(time.perf_counter() - started)
 
-    def steps(self):
-        """Train on one batch after another, adding to `sums`; yields their numbers of images."""
-        if self.replayed_step is not None:
-            self.replayed_step.look_again()
-            for indices in self.train_iter.order():
-                self.replayed_step(indices)
-                yield len(indices)
-            return
-        for number, (X, y) in enumerate(batches(self.train_iter, self.device, "train_iter")):
-            self.step(X, y, self.sums, is_first=number == 0)
-            yield len(y)
 
-    def _step_on(self, indices):
-        """A step on the images of these numbers; all labels have been looked at."""
-        self.step(*self.train_iter.batch(indices), self.sums, is_first=False)
-
-    def step(self, X, y, sums, is_first):
-        """Forward, backward, update for one batch, without waiting for the device.
-
-        `sums`, an `Accumulator(3)`, gets the loss summed over the images, the number of correct
-        predictions, and that of the scores that are not 0. `is_first` says that it is the epoch's
-        first batch.
-        """
-        self.full_size = self.full_size or len(X)
-        self.precision.tune(len(X) == self.full_size)
-        with explained(f"a batch of shape {tuple(X.shape)}", min(len(X), self.images_at_once)):
-            self.optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
-            num_parts = math.ceil(len(X) / self.images_at_once) or 1  # of no limit
-            for part in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
-                self._add_gradients(*part, len(y), sums, is_first)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-
-    def _add_gradients(self, X, y, batch_size, sums, is_first):
-        """Forward and backward of a batch or a part of it, whose mean loss counts by its size."""
-        with self.precision.autocast():
-            logits = scores_of(self.net, X, self.device, "train_iter")
-        check_scores(logits, len(X))
-        if not self.looked:  # nothing has moved yet
-            self.looked = True
-            checks.look(self.net, X, logits, self.train_iter, self.test_iter, self.evaluate)
-        # Labels on a GPU are read once an epoch only, for reading them waits for it.
-        if is_first or y.device.type == "cpu":
-            check_labels(y, logits.shape[1], "train_iter")
-        y = to_device(y, self.device)
-        loss = F.cross_entropy(logits.float(), y)
-        self.scaler.scale(loss * (len(y) / batch_size)).backward()
-        logits = logits.detach()
-        sums.add(loss.detach() * len(y), accuracy(logits, y), logits.count_nonzero())
-
-    def status(self, done, num_batches, num_samples, started):
-        """Where training is, how fast, and when it will be over, in one line.
-
-        `done` batches of this epoch are, with `num_samples` images, since `started`.
-        """
-        epoch = len(self.history.test_acc) + 1
-        seconds = max(time.perf_counter() - started, 1e-9)  # of a clock that stands
-        text = f"epoch {epoch}/{self.num_epochs}, batch {done}"
-        if not num_batches:  # of a stream
-            return f"{text}, {num_samples / seconds:.0f} examples/sec"
-        evaluation = self.history.test_seconds[-1] if self.history.test_seconds else 0
-        epochs_left = self.num_epochs - epoch + 1 - done / num_batches
-        left = epochs_left * (num_batches / done * seconds + evaluation)
-        minutes, seconds_left = divmod(round(left), 60)
+def why_stop(sums, optimizer, train_iter, net, progress):
+    """Why more training cannot help, or None; `sums` are those of the epoch so far."""
+    epoch, (group,) = len(progress.history.test_acc) + 1, optimizer.param_groups
+    if not math.isfinite(sums[0]):
+        device = group["params"][0].device
+        if device.type != "cpu":  # where each batch has been looked at
+            for _ in batches_of(train_iter, net, torch.device("cpu"), "train_iter"):
+                pass
         return (
-            f"{text}/{num_batches}, {num_samples / seconds:.0f} examples/sec, about "
-            f"{minutes}:{seconds_left:02d} min left"
+            f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a smaller "
+            f"learning rate, lr={group['lr'] / 10:g}, and define the network anew"
         )
-
-    def hopeless(self, sums):
-        """Why more training cannot help, or None; `sums` as in `train_epoch`."""
-        epoch = len(self.history.test_acc) + 1
-        if not math.isfinite(sums[0]):
-            if self.device.type != "cpu":  # where each batch has been looked at
-                for number, (X, _) in enumerate(
-                    batches(self.train_iter, self.device, "train_iter")
-                ):
-                    check_images(X, "train_iter", number + 1)
-            return (
-                f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a "
-                f"smaller learning rate, lr={self.lr / 10:g}, and define the network anew"
-            )
-        if sums[2] == 0:
-            return (
-                f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead, the loss is "
-                "the logarithm of the number of classes and every gradient is 0, so waiting cannot "
-                "help. Define the network anew and train again (other initial weights), or try a "
-                f"smaller learning rate, lr={self.lr / 2:g}"
-            )
-        return None
-
-    def evaluate(self, net, data_iter, name):
-        """Share of correct predictions, at the run's precision."""
-        batch_size = getattr(data_iter, "batch_size", None)
-        self.precision.tune(True)
-        with self.precision.autocast(), explained(f"the images of {name}", batch_size):
-            return evaluate(net, data_iter, self.device, name)
-
-    def test_accuracy(self):
-        """That of the whole test set."""
-        if self.replayed_test is None:
-            return self.evaluate(self.net, self.test_iter, "test_iter")
-        self.replayed_test.look_again()
-        self.num_correct.reset()
-        with evaluation_mode(self.net), torch.no_grad():
-            for indices in self.test_iter.order():
-                self.replayed_test(indices)
-        return self.num_correct[0] / len(self.test_iter.labels)
-
-    def _test_on(self, indices):
-        """Count the correct predictions for the images of these numbers."""
-        X, y = self.test_iter.batch(indices)
-        self.precision.tune(len(X) == self.test_iter.batch_size)
-        with self.precision.autocast():
-            scores = scores_of(self.net, X, self.device, "test_iter")
-        self.num_correct.add(accuracy(scores, y))
-
-    def _add_point(self, animator, point, status=None):
-        self.history.curve.append(point)
-        animator.add(point[0], point[1:], redraw=False)
-        self.shown_status = status
-        if self.device.type == "cpu":
-            self._redraw(animator)
-
-    def _redraw(self, animator):
-        """Show the points so far, if the last time is long enough ago."""
-        if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
-            animator.redraw(self.shown_status)
-            self.last_redraw = time.perf_counter()
-
-    def close(self):
-        """Give back the memory of a GPU that replaying takes."""
-        if self.recorder is not None:
-            self.replayed_step = self.replayed_test = None
-            self.optimizer.zero_grad(set_to_none=True)  # gradients lie in the graphs' memory
-            self.recorder.close()
-
-    def settings(self):
-        """What a checkpoint must have in common with this run, by name."""
-        return {
-            "network": str(self.net),
-            "parameters": "\n".join(
-                f"{n} {tuple(p.shape)}" for n, p in self.net.named_parameters()
-            ),
-            "lr": self.lr,
-            "precision": self.history.precision,
-            "memory layout": str(self.precision.layout),
-            "seed": self.history.seed,
-            "batch size": _number(self.train_iter, "batch_size"),
-            "image size": _number(self.train_iter, "resize"),
-            "number of batches": _length(self.train_iter),
-            "own generator": self._generator() is not None,
-            **checkpoints.identity(self.net, self.train_iter, self.test_iter),
-        }
-
-    def state(self):
-        """All that the epochs to come depend on; plain SGD has no state of its own."""
-        generator = self._generator()
-        return {
-            "net": self.net.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "history": dataclasses.asdict(self.history),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device)
-            if self.device.type == "cuda"
-            else None,
-            "order": generator.get_state() if generator is not None else None,
-        }
-
-    def restore(self, state):
-        """Take up the run that left `state`."""
-        self.net.load_state_dict(state["net"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = History(**{**state["history"], "device": str(self.device)})
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
-        if state["order"] is not None:
-            self._generator().set_state(state["order"])
-
-    def _generator(self):
-        """The generator that the training order is drawn with, if it is not torch's own."""
-        generator = getattr(self.train_iter, "generator", None)
-        return generator if isinstance(generator, torch.Generator) else None
-
-
-def _number(data_iter, name):
-    """An attribute of an iterator, if it is a whole number."""
-    with contextlib.suppress(TypeError):
-        return operator.index(getattr(data_iter, name, None))
+    if sums[2] == 0 and not any(p.grad is not None and p.grad.any() for p in group["params"]):
+        return (
+            f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead, the loss is "
+            "the logarithm of the number of classes and every gradient is 0, so waiting cannot "
+            "help. Define the network anew and train again (other initial weights), or try a "
+            f"smaller learning rate, lr={group['lr'] / 2:g}"
+        )
     return None
 
 
+class Progress:
+    """What a reader sees of a run: the curves, and a line with the speed and the time left."""
+
+    def __init__(self, history, num_epochs, num_batches, on_gpu, caption):
+        self.history, self.num_epochs, self.num_batches = history, num_epochs, num_batches
+        self.draws_first = on_gpu  # which has work to do meanwhile
+        self.points = {math.ceil(num_batches * k / POINTS_PER_EPOCH)
+                       for k in range(1, POINTS_PER_EPOCH)} - {num_batches}  # fmt: skip
+        self.status, self.last_redraw, self.last_status = None, *2 * [time.perf_counter()]
+        self.animator = Animator(xlabel="epoch", xlim=[0, num_epochs], caption=caption,
+                                 legend=["train loss", "train acc", "test acc"])  # fmt: skip
+        for epoch, *values in history.curve:  # of a run that goes on
+            self.animator.add(epoch, values, redraw=False)
+        self.animator.redraw()
+
+    def is_due(self, done, num_samples, started):
+        """Whether the curves get a point after `done` batches of an epoch; shows the status."""
+        due, now = done in self.points, time.perf_counter()
+        if not due and now - self.last_status <= SECONDS_BETWEEN_REDRAWS:
+            return False
+        epoch, seconds = len(self.history.test_acc) + 1, max(now - started, 1e-9)
+        status = f"epoch {epoch}/{self.num_epochs}, batch {done}"
+        rate = f"{num_samples / seconds:.0f} examples/sec"
+        if self.num_batches:
+            evaluation = self.history.test_seconds[-1] if self.history.test_seconds else 0
+            left = self.num_epochs - epoch + 1 - done / self.num_batches
+            left = round(left * (self.num_batches / done * seconds + evaluation))
+            rate += f", about {left // 60}:{left % 60:02d} min left"
+            status += f"/{self.num_batches}"
+        self.status = f"{status}, {rate}"
+        if due and self.draws_first:
+            self.redraw()
+        elif not due:
+            self.animator.progress(self.status)
+            self.last_status = now
+        return due
+
+    def add(self, epoch, train_loss, train_acc, test_acc=None):
+        """Add a point to the curves."""
+        self.history.curve.append((epoch, train_loss, train_acc, test_acc))
+        self.animator.add(epoch, (train_loss, train_acc, test_acc), redraw=False)
+        if test_acc is not None:
+            self.status = None
+        if not self.draws_first:
+            self.redraw()
+
+    def redraw(self):
+        """Show the curves, if the last time is long enough ago."""
+        if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
+            self.animator.redraw(self.status)
+            self.last_redraw = time.perf_counter()
+
+
+def _state(net, scaler, history, train_iter, device):
+    """All that the epochs to come depend on; plain SGD has no state of its own."""
+    generator = getattr(train_iter, "generator", None)
+    of_device = {"cuda": torch.cuda, "mps": torch.mps}.get(device.type)
+    arguments = [device] if device.type == "cuda" else []
+    return {
+        "net": uncompiled(net).state_dict(),
+        "scaler": scaler.state_dict(),
+        "history": dataclasses.asdict(history),
+        "rng": torch.get_rng_state(),
+        "device_rng": of_device and of_device.get_rng_state(*arguments),
+        "order": generator.get_state() if isinstance(generator, torch.Generator) else None,
+    }
+
+
+def _restore(state, net, scaler, train_iter, device):
+    """Take up the run that left `state`; return its history."""
+    uncompiled(net).load_state_dict(state["net"])
+    scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["device_rng"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["device_rng"])
+    if state["order"] is not None:
+        train_iter.generator.set_state(state["order"])
+    return History(**{**state["history"], "device": str(device)})
+
+
+def _save(path, settings, state):
+    try:
+        checkpoints.save(path, settings, state)
+    except (OSError, RuntimeError) as error:  # a full disk: the training is worth more
+        epochs = len(state["history"]["test_acc"])
+        warnings.warn(f"checkpoint of epoch {epochs} not written: {error}", stacklevel=3)
+
+
 def _length(data_iter):
+    """The number of batches; 0 of a generator, or a DataLoader of an IterableDataset."""
     try:
         return len(data_iter)
-    except TypeError:  # a generator, or a DataLoader of an IterableDataset: one point an epoch
+    except TypeError:
         return 0
 
 

@@ -245,11 +245,11 @@ def test_batches_may_be_written_to():
     assert test_iter.labels.sum() > 0
 
 
-def test_on_moves_data_and_batches():
+def test_to_moves_data_and_batches():
     train_iter, _ = load_data_fashion_mnist(5, resize=96)
-    assert train_iter.on("cpu") is train_iter
-    there = train_iter.on("meta")  # a device with shapes only, on the path that accelerators take
-    assert there is not train_iter and there.on("meta") is there
+    assert train_iter.to("cpu") is train_iter
+    there = train_iter.to("meta")  # a device with shapes only, on the path that accelerators take
+    assert there is not train_iter and there.to("meta") is there
     assert there.images.device.type == there.labels.device.type == "meta"
     assert (len(there), there.batch_size, there.resize) == (2, 5, 96)
     for X, y in there:
@@ -258,9 +258,9 @@ def test_on_moves_data_and_batches():
     assert train_iter.images.device.type == "cpu"
 
 
-def test_on_keeps_to_the_same_order_of_the_same_generator():
+def test_to_keeps_to_the_same_order_of_the_same_generator():
     train_iter, _ = load_data_fashion_mnist(8, generator=torch.Generator().manual_seed(0))
-    there = train_iter.on("meta")
+    there = train_iter.to("meta")
     list(there)  # draws the first order
     second = pixels(train_iter)
     again, _ = load_data_fashion_mnist(8, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,93 @@
+"""A training batch's work as a CUDA graph: captured once and replayed, without Python's launches.
+
+A step of GoogLeNet launches 600 kernels, which takes Python twice as long as they run. Replaying
+repeats them on the same addresses, so what `forward` does must be the same each time: no look at
+values, no random numbers of the CPU, nothing counted or kept. The first steps and batches of
+another size go the ordinary way.
+
+Source: the CUDA graphs of torch, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+"""
+
+import functools
+
+import torch
+
+from d2lmini.data import ImageIterator
+
+__all__ = ["GraphedStep", "can_be_graphed"]
+
+ORDINARY_CALLS = 2  # libraries load and choose algorithms in the first
+
+
+def can_be_graphed(data_iter, device):
+    """Whether batches are made on the GPU, by this package alone; others go the ordinary way."""
+    is_own = isinstance(data_iter, ImageIterator) and not data_iter.transforms
+    return is_own and device.type == "cuda"
+
+
+class GraphedStep:
+    """A training step on a GPU, which for full batches is captured and from then on replayed.
+
+    Its results are what it changes: tensors, in place.
+    """
+
+    def __init__(self, device):
+        self.device, self.stream = device, _capture_stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+        self.num_calls, self.indices, self.graph = 0, None, None
+
+    def __call__(self, work, indices, full_size):
+        """Do `work(indices)`, given the numbers of a batch's images, int64 (B,)."""
+        if len(indices) != full_size:
+            work(indices)
+        elif self.num_calls < ORDINARY_CALLS:
+            self.num_calls += 1
+            self._warm_up(work, indices)
+        else:
+            if self.graph is None:
+                self._capture(work, indices)
+            self.indices.copy_(indices)
+            self.graph.replay()
+
+    def _warm_up(self, work, indices):
+        """Ordinary work, the last time on the stream that will capture it, for its libraries."""
+        ordinary = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(ordinary)
+        with torch.cuda.stream(self.stream if self.num_calls == ORDINARY_CALLS else ordinary):
+            work(indices)
+        ordinary.wait_stream(self.stream)
+
+    def _capture(self, work, indices):
+        """Record the kernels of the work without running them."""
+        self.indices, graph = indices.clone(), torch.cuda.CUDAGraph()
+        stream = torch.cuda.current_stream(self.device)
+        random_state = torch.cuda.get_rng_state(self.device)
+        try:
+            with (
+                torch.cuda.device(self.device),
+                torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
+            ):
+                work(self.indices)
+        except Exception as error:
+            # Torch leaves its stream current, and generators stuck.
+            torch.cuda.set_stream(stream)
+            torch.cuda.synchronize(self.device)
+            generator = torch.cuda.default_generators[self.device.index]
+            generator.graphsafe_set_state(torch.Generator(self.device).graphsafe_get_state())
+            torch.cuda.set_rng_state(random_state, self.device)
+            raise RuntimeError(
+                "a step of this network cannot be captured as a CUDA graph: forward must do the "
+                f"same each time, on the GPU alone; leave cuda_graph=True out ({error})"
+            ) from error
+        self.graph = graph
+
+    def close(self):
+        """Give back the graph's memory."""
+        self.graph = self.indices = None
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+
+@functools.cache  # cuBLAS keeps memory for each stream that it has ever worked on
+def _capture_stream(device):
+    return torch.cuda.Stream(device)
