@@ -29,30 +29,12 @@ from d2lmini.figures import (
     show_filters,
     show_histories,
     show_images,
-    show_receptive_field,
+    show_receptive_field,  # fmt: skip
 )
 from d2lmini.metrics import Accumulator, Timer, accuracy, evaluate_accuracy_gpu
 from d2lmini.train import History, train_ch6
 
-__all__ = [
-    "Accumulator",
-    "Animator",
-    "History",
-    "Timer",
-    "accuracy",
-    "draw",
-    "environment",
-    "evaluate_accuracy_gpu",
-    "get_fashion_mnist_labels",
-    "load_data_fashion_mnist",
-    "show",
-    "show_confusion",
-    "show_costs",
-    "show_feature_maps",
-    "show_filters",
-    "show_histories",
-    "show_images",
-    "show_receptive_field",
-    "train_ch6",
-    "try_gpu",
-]
+__all__ = ["Accumulator", "Animator", "History", "Timer", "accuracy", "draw", "environment",
+           "evaluate_accuracy_gpu", "get_fashion_mnist_labels", "load_data_fashion_mnist", "show",
+           "show_confusion", "show_costs", "show_feature_maps", "show_filters", "show_histories",
+           "show_images", "show_receptive_field", "train_ch6", "try_gpu"]  # fmt: skip

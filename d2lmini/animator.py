@@ -19,33 +19,26 @@ class Animator:
     terminal shows progress in between. The arguments are those of the reference, d2l 0.17.0:
 
     Args:
-        xlabel, ylabel: axis labels.
-        legend: names of the curves.
-        xlim, ylim: `(low, high)` of the axes; None fits the data.
-        xscale, yscale: 'linear' or 'log'.
+        xlabel, ylabel, legend, caption: axis labels, names of the curves, text under the figure.
+        xlim, ylim: `(low, high)` of the axes; None fits the data. xscale, yscale: 'linear', 'log'.
         fmts: matplotlib formats, used in turn by any number of curves.
         nrows, ncols: grid of axes; curves are drawn in the first.
         figsize: width and height in inches.
-        caption: text under the figure.
     """
 
     def __init__(self, xlabel=None, ylabel=None, legend=None, xlim=None, ylim=None,
                  xscale="linear", yscale="linear", fmts=("-", "m--", "g-.", "r:"),
                  nrows=1, ncols=1, figsize=(3.5, 2.5), *, caption=None):  # fmt: skip
         self.legend, self.fmts, self.caption = list(legend or []), fmts, caption
-        self.xlabel = xlabel
-        self.fig = Figure(figsize=figsize)
+        self.xlabel, self.fig = xlabel, Figure(figsize=figsize)
         self.axes = self.fig.subplots(nrows, ncols, squeeze=False).flatten()
-        self._format = {"xlabel": xlabel or "", "ylabel": ylabel or "",
-                        "xscale": xscale, "yscale": yscale}  # fmt: skip
-        self._limits = {  # [1, 1], of a run of one epoch, is no interval
-            name: limits
-            for name, limits in (("xlim", xlim), ("ylim", ylim))
-            if limits is not None and limits[0] != limits[1]
-        }
+        self._settings = {"xlabel": xlabel or "", "ylabel": ylabel or "",
+                          "xscale": xscale, "yscale": yscale}  # fmt: skip
+        for name, limits in (("xlim", xlim), ("ylim", ylim)):
+            if limits is not None and limits[0] != limits[1]:  # [1, 1], of one epoch, is none
+                self._settings[name] = limits
         self.X, self.Y = [], []  # a list of points for each curve
-        self._display = None
-        self._progress = ""  # what stands in the terminal's last line
+        self._display, self._progress = None, ""  # what stands in the terminal's last line
 
     def add(self, x, y, *, redraw=True):
         """Add a point to each curve.
@@ -114,7 +107,7 @@ class Animator:
             (line,) = axes.plot(x_list, y_list, fmt, label=self._name(index))
             if len(x_list) == 1:  # no line to be seen yet
                 line.set_marker("o")
-        axes.set(**self._format, **self._limits)
+        axes.set(**self._settings)
         if self.legend and self.X:
             axes.legend()
         axes.grid(alpha=0.4)

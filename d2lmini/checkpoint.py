@@ -13,7 +13,7 @@ import torch
 from d2lmini.checks import BadInput, refuse
 from d2lmini.data import ImageIterator
 
-__all__ = ["check_same_run", "fingerprint", "hash_of", "load", "save"]
+__all__ = ["check_same_run", "fingerprint", "hash_of", "load", "restore", "save", "state_of"]
 
 STALE = 3600  # seconds after which a file that is still being written is what a kill has left
 
@@ -21,8 +21,7 @@ STALE = 3600  # seconds after which a file that is still being written is what a
 def save(path, settings, state):
     """Write `state` and the fingerprint `settings` into `path`, whole or not at all.
 
-    Raises:
-        OSError, RuntimeError: it cannot be written; the previous file is left as it was.
+    OSError or RuntimeError when it cannot be written; the previous file is left as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +45,7 @@ def save(path, settings, state):
 def load(path):
     """Return the settings and the state in `path`; None, None when there is no such file.
 
-    Raises:
-        OSError: the file cannot be opened or read just now.
-        ValueError: the file is no checkpoint, or one of an older form.
+    OSError when it cannot be read just now; ValueError: no checkpoint, or one of an older form.
     """
     path = Path(path)
     if not path.exists():
@@ -63,37 +60,58 @@ def load(path):
             # A lost network drive, say: the file may be good. (EINVAL: it is cut short.)
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
-            raise BadInput(
-                f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all of one; "
-                "delete the file or name another"
-            ) from error
+            raise BadInput(f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all "
+                           "of one; delete the file or name another") from error  # fmt: skip
     refuse(("init_weights" not in settings,
             f"checkpoint={str(path)!r} was written by an earlier d2lmini: its weights can be read, "
             "but training cannot go on from it; name another file"))  # fmt: skip
     return settings, state
 
 
+def state_of(net, scaler, train_iter, device):
+    """All that the epochs to come depend on but the history; plain SGD has no state of its own."""
+    generator, of_device = getattr(train_iter, "generator", None), None
+    if device.type in ("cuda", "mps"):
+        of_device = getattr(torch, device.type).get_rng_state(*[device] * (device.type == "cuda"))
+    return {
+        "net": net.state_dict(),
+        "scaler": scaler.state_dict(),
+        "rng": torch.get_rng_state(),
+        "device_rng": of_device,
+        "order": generator.get_state() if isinstance(generator, torch.Generator) else None,
+    }
+
+
+def restore(state, net, scaler, train_iter, device):
+    """Take up the run that left `state`."""
+    net.load_state_dict(state["net"])
+    scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(state["rng"])
+    if device.type in ("cuda", "mps"):
+        arguments = [device] if device.type == "cuda" else []
+        getattr(torch, device.type).set_rng_state(state["device_rng"], *arguments)
+    if state["order"] is not None:
+        train_iter.generator.set_state(state["order"])
+
+
 def fingerprint(net, train_iter, test_iter, lr, seed, precision, init_weights):
     """The plain values by which a checkpoint knows its run, by name, as numbers and texts."""
-    parameters = list(net.named_parameters())
-    settings = {
-        "network": str(net),
-        "parameters": "\n".join(f"{name} {tuple(p.shape)}" for name, p in parameters),
-        "frozen parameters": "\n".join(name for name, p in parameters if not p.requires_grad),
-        "lr": float(lr),
-        "seed": seed,
-        "number format": precision.name,
-        "memory layout": str(precision.layout),
-        "device": precision.device.type,
-        "init_weights": init_weights or hash_of(p for _, p in parameters),
-        "own generator": isinstance(getattr(train_iter, "generator", None), torch.Generator),
-    }
+    parameters, settings = list(net.named_parameters()), {"network": str(net)}
+    settings["parameters"] = "\n".join(f"{name} {tuple(p.shape)}" for name, p in parameters)
+    settings["frozen parameters"] = "\n".join(n for n, p in parameters if not p.requires_grad)
     for name, data_iter in (("training", train_iter), ("test", test_iter)):
         own = isinstance(data_iter, ImageIterator)
         settings[f"{name} data"] = hash_of([data_iter.images, data_iter.labels]) if own else None
-    sizes = [getattr(train_iter, name, None) for name in ("batch_size", "resize")]
-    sizes = [size if isinstance(size, int) else None for size in sizes]
-    return {**settings, "batch size": sizes[0], "image size": sizes[1]}
+    for name in ("batch_size", "resize"):
+        size = getattr(train_iter, name, None)
+        settings[name] = size if isinstance(size, int) else None
+    return {
+        **settings,
+        **{"lr": float(lr), "seed": seed, "number format": precision.name},
+        **{"memory layout": str(precision.layout), "device": precision.device.type},
+        "init_weights": init_weights or hash_of(p for _, p in parameters),
+        "own generator": isinstance(getattr(train_iter, "generator", None), torch.Generator),
+    }
 
 
 def hash_of(tensors):
@@ -119,8 +137,7 @@ def check_same_run(path, found, settings, state):
         if isinstance(was, str) and isinstance(now, str):  # the first lines that differ
             lines = zip([*was.splitlines(), ""], [*now.splitlines(), ""], strict=False)
             was, now = next((pair for pair in lines if pair[0] != pair[1]), (was, now))
-        raise BadInput(
-            f"checkpoint={str(path)!r} belongs to another run: its {name} is {was!r}, this run's "
-            f"is {now!r}; name another file, or delete it to start afresh"
-        )
+        difference = f"its {name} is {was!r}, this run's is {now!r}"
+        raise BadInput(f"checkpoint={str(path)!r} belongs to another run: {difference}; name "
+                       "another file, or delete it to start afresh")  # fmt: skip
     return found

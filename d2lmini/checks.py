@@ -69,17 +69,16 @@ def check_arguments(net, num_epochs, lr, device, seed, checkpoint):
         raise BadInput(f"device must be such as 'cpu' or 'cuda:0', got {device!r}") from error
     lr_fits = isinstance(lr, numbers.Real) and 0 < lr <= torch.finfo(torch.float32).max
     is_path = checkpoint is None or isinstance(checkpoint, (str, os.PathLike))
+    is_absent = device.type == "cuda" and not torch.cuda.is_available()
+    is_frozen = not any(p.requires_grad for p in net.parameters())
     refuse(
         (not lr_fits, f"lr must be a positive number, got {lr!r}"),
         (seed is not None and seed >= 2**63, f"seed must be {wanted}, got {seed}"),
-        (device.type == "cuda" and not torch.cuda.is_available(),
-         f"device is {str(device)!r}, but torch finds no CUDA GPU here; leave the argument out"),
-        (not any(p.requires_grad for p in net.parameters()),
-         "the network has no parameter to train"),
-        (not torch.is_grad_enabled(),
-         "gradients are switched off around train_ch6, by torch.no_grad() or inference_mode()"),
+        (is_absent, f"device is {str(device)!r}, but torch finds no CUDA GPU here; leave it out"),
+        (is_frozen, "the network has no parameter to train"),
+        (not torch.is_grad_enabled(), "gradients are switched off around train_ch6"),
         (not is_path, f"checkpoint={checkpoint!r} cannot be written: it is no path"),
-    )  # fmt: skip
+    )
     if checkpoint is not None:  # found out now, not after an epoch; nothing is left of the attempt
         try:
             path = Path(checkpoint).absolute()
@@ -88,9 +87,8 @@ def check_arguments(net, num_epochs, lr, device, seed, checkpoint):
             with tempfile.TemporaryFile(dir=next(p for p in path.parents if p.exists())):
                 pass
         except OSError as error:
-            raise BadInput(
-                f"checkpoint={str(checkpoint)!r} cannot be written ({error}); name another file"
-            ) from error
+            given = f"checkpoint={str(checkpoint)!r}"
+            raise BadInput(f"{given} cannot be written ({error}); name another file") from error
     return num_epochs, device, seed
 
 
@@ -99,26 +97,22 @@ def as_tensors(batch, name):
     if not isinstance(batch, (tuple, list, dict, str, torch.Tensor)):
         with contextlib.suppress(TypeError):  # whatever can be taken apart
             batch = tuple(batch)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise BadInput(f"{name} must yield pairs (X, y), got {_described(batch)}")
     try:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise TypeError("yield only these two")
         X, y = torch.as_tensor(batch[0]), torch.as_tensor(batch[1])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(
-            f"{name} must yield pairs (X, y) of tensors, got {_described(batch)} ({error})"
-        ) from error
+        wanted = f"{name} must yield pairs (X, y) of tensors, images and labels"
+        raise BadInput(f"{wanted}, got {_described(batch)} ({error})") from error
     if X.dim() and not y.dim():
         raise BadInput(f"{name} yields images one by one: give DataLoader(data_set, batch_size)")
-    if not X.dim() or not y.dim() or len(X) != len(y) or not len(X):
-        raise BadInput(
-            f"a batch of {name} needs at least one image, and a label for each; got "
-            f"{len(X) if X.dim() else 0} images and {len(y) if y.dim() else 0} labels"
-        )
+    num_images, num_labels = len(X) if X.dim() else 0, len(y) if y.dim() else 0
+    if not num_images or num_images != num_labels:
+        raise BadInput(f"a batch of {name} needs at least one image, and a label for each; got "
+                       f"{num_images} images and {num_labels} labels")  # fmt: skip
     if y.dim() != 1 or y.is_complex() or (y.is_floating_point() and (y != y.round()).any()):
-        raise BadInput(
-            "labels must be whole numbers of shape (B,), the number of each image's class; "
-            f"{name} has {y.dtype} of shape {tuple(y.shape)}"
-        )
+        raise BadInput("labels must be whole numbers of shape (B,), the number of each image's "
+                       f"class; {name} has {y.dtype} of shape {tuple(y.shape)}")  # fmt: skip
     return X, y.long()
 
 
@@ -135,50 +129,40 @@ def check_images(X, name, number):
     """Refuse images that are not finite; `number` is the batch's, from 1."""
     # The sum is finite if all are, and far quicker than looking at each.
     if X.is_floating_point() and not math.isfinite(X.sum()) and not X.isfinite().all():
-        raise BadInput(
-            f"batch {number} of {name} holds images that are not finite (NaN or infinite): "
-            "look at the files they come from, and for a division by 0 in what prepares them"
-        )
+        raise BadInput(f"batch {number} of {name} holds images that are not finite (NaN or "
+                       "infinite): look at the files they come from, and for a division by 0 in "
+                       "what prepares them")  # fmt: skip
 
 
 def check_labels(labels, num_classes, name):
     """Refuse labels for which the network has no score."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        advice = f"the last layer needs {high + 1} outputs"
-        if low == 1 and high == num_classes:
-            advice = "number the classes from 0"
-        raise BadInput(
-            f"{name} has labels from {low} to {high}, but the network has {num_classes} scores, "
-            f"for labels 0 to {num_classes - 1}: {'labels start at 0' if low < 0 else advice}"
-        )
+        from_one = low == 1 and high == num_classes
+        advice = "number the classes from 0" if from_one else f"it needs {high + 1} outputs"
+        raise BadInput(f"{name} has labels from {low} to {high}, but the network has {num_classes} "
+                       f"scores, for labels 0 to {num_classes - 1}: "
+                       f"{'labels start at 0' if low < 0 else advice}")  # fmt: skip
 
 
 def check_scores(scores, num_images):
     """Refuse an output of the network that is no tensor of scores (num_images, num_classes)."""
-    if not isinstance(scores, torch.Tensor):
-        raise BadInput(
-            f"the network returned {_described(scores)} where one tensor of scores, ({num_images}, "
-            "num_classes), is needed; leave the others out (torchvision: aux_logits=False)"
-        )
-    if scores.dim() != 2 or len(scores) != num_images:
-        lacks_flatten = scores.dim() > 2 and len(scores) == num_images
-        raise BadInput(
-            f"the network must return scores of shape ({num_images}, num_classes) for {num_images} "
-            f"images, got {tuple(scores.shape)}" + "; does it lack nn.Flatten()?" * lacks_flatten
-        )
+    shape = getattr(scores, "shape", None)
+    if not isinstance(scores, torch.Tensor) or len(shape) != 2 or len(scores) != num_images:
+        advice = "leave the others out (torchvision: aux_logits=False)"
+        if isinstance(scores, torch.Tensor):
+            advice = "does it lack nn.Flatten()?" if shape[:1] == (num_images,) else "see forward"
+        raise BadInput(f"the network must return one tensor of scores, ({num_images}, num_classes) "
+                       f"for {num_images} images, got {_described(scores)}; {advice}")  # fmt: skip
 
 
 def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
     """Refuse iterators, batches and a network that do not fit; the network is tried in a copy.
 
     Of a list all batches are looked at, of an `ImageIterator` all labels, of others the first
-    batch, and nothing of a generator or a stream, which would miss it.
-    `precision` gets the layout that the network can work with, and how many images go at once.
-
-    Returns:
-        The images of a first training batch, or None; the copy, whose lazy layers have their sizes;
-        hints, sentences on what works, but hardly as it is meant.
+    batch, and nothing of a generator or a stream, which would miss it. `precision` gets the layout
+    that the network can work with, and how many images go at once. Returns the images of a first
+    training batch, or None; the copy, whose lazy layers have their sizes; a list of hints.
     """
     with _random_state_kept(precision.device, train_iter, test_iter), torch.no_grad():
         X, labels = _first_batch(train_iter, "train_iter", num_epochs)
@@ -187,29 +171,29 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
                 "the network has lazy layers, whose sizes a first batch tells, and this train_iter "
                 "gives its first batch once only: call net(X) on one before training"))  # fmt: skip
         try:  # nothing that it keeps of the trial is the network's own
-            memo = {id(b): UninitializedBuffer(dtype=b.dtype) for b in net.buffers() if is_lazy(b)}
+            memo = {id(b): UninitializedBuffer(dtype=b.dtype) for b in net.buffers()
+                    if nn.parameter.is_lazy(b)}  # fmt: skip
             trial, mode = copy.deepcopy(uncompiled(net), memo).train(), contextlib.nullcontext()
         except (RuntimeError, TypeError):  # it keeps results of earlier calls, or an open file
             trial, mode = uncompiled(net), evaluation_mode(net)
         trial.to(precision.device)
-        scores = None
+        kinds = [None if t is None else (t.shape[1:], t.dtype) for t in (X, test_X)]
         with mode:
             if is_lazy(trial):
                 _scores(trial, X, "train_iter", precision)
                 waiting = [name for name, module in trial.named_modules() if is_lazy(module)]
                 refuse((waiting, f"layer {''.join(waiting[-1:])} still waits for its first input: "
                                  "forward does not use it; take it out"))  # fmt: skip
-            for images, given, name in (
-                (X, labels, "train_iter"),
-                (test_X, test_labels, "test_iter"),
+            first = scores = None if X is None else _scores(trial, X, "train_iter", precision)
+            if test_X is not None and (scores is None or kinds[0] != kinds[1]):
+                scores = _scores(trial, test_X, "test_iter", precision)
+            for given, y, name in (
+                (first, labels, "train_iter"),
+                (scores, test_labels, "test_iter"),
             ):
-                if images is None:
-                    continue
-                if scores is None or _kind(images) != _kind(X):
-                    scores = _scores(trial, images, name, precision)
-                if scores.dim() == 2:  # else they are labels already
-                    check_labels(given, scores.shape[1], name)
-            hints = list(dict.fromkeys([*_hints(X, scores), *_hints(test_X)]))
+                if y is not None and given.dim() == 2:  # else they are labels already
+                    check_labels(y, given.shape[1], name)
+            hints = list(dict.fromkeys([*_hints(X, first), *_hints(test_X)]))
             in_parts = precision.device.type == "cpu" and precision.layout == torch.channels_last
             is_large = X is not None and len(X) > IMAGES_AT_ONCE
             if in_parts and is_large and images_are_independent(trial.eval(), X):
@@ -226,15 +210,13 @@ def _first_batch(data_iter, name, num_epochs):
          f"{name} is a {type(data_iter).__name__}, which yields its batches once only, but is "
          f"needed {num_epochs} times; give a list of batches or a DataLoader"),
     )  # fmt: skip
-    own = isinstance(data_iter, ImageIterator)
+    own, batches = isinstance(data_iter, ImageIterator), data_iter
     if own:
         first = data_iter.batch_indices(shuffle=False)[: len(data_iter)][:1]
         batches = [data_iter.batch(indices) for indices in first]
-    elif type(data_iter) in (list, tuple):
-        batches = data_iter
     elif isinstance(getattr(data_iter, "dataset", None), IterableDataset):
         return None, None
-    else:
+    elif type(data_iter) not in (list, tuple):
         iterator = iter(data_iter)
         if not isinstance(data_iter, DataLoader) and iter(data_iter) is iterator:
             return None, None  # the next pass would go on where this one ended
@@ -246,10 +228,6 @@ def _first_batch(data_iter, name, num_epochs):
     return pairs[0][0], data_iter.labels if own else torch.cat([y.cpu() for _, y in pairs])
 
 
-def _kind(X):
-    return X.shape[1:], X.is_floating_point()
-
-
 def _scores(net, X, name, precision):
     """The scores of a first batch as in training; `precision` gets a layout that the net takes."""
     X = X.to(precision.device, dtype_of(net) if X.is_floating_point() else None)
@@ -259,12 +237,8 @@ def _scores(net, X, name, precision):
         with torch.autocast(precision.device.type, enabled=False), precision.autocast():
             scores = net(X)
     except Exception as error:
-        of_layer = _layer_in(error.__traceback__) is not None
-        if (
-            isinstance(error, RuntimeError)
-            and not of_layer
-            and precision.layout != torch.contiguous_format
-        ):
+        is_readers = isinstance(error, RuntimeError) and _layer_in(error.__traceback__) is None
+        if is_readers and precision.layout != torch.contiguous_format:
             precision.layout = torch.contiguous_format  # for .view() of maps, say
             return _scores(net, X, name, precision)
         raise_explained(error, f"the images of {name}, {tuple(X.shape)}", net, X)
@@ -281,16 +255,13 @@ def _hints(X, scores=None):
     """What works, but hardly as it is meant."""
     if X is not None and X.is_floating_point() and X.abs().max() > 30:
         yield (
-            f"images go up to {X.max().item():g}; learning rates such as the book's are for values "
-            "from 0 to 1: divide by 255, as torchvision.transforms.ToTensor() does"
+            f"images go up to {X.max().item():g}; learning rates such as the book's are for "
+            "values from 0 to 1: divide by 255, as torchvision.transforms.ToTensor() does"
         )
-    if scores is not None and scores.dim() == 2 and scores.shape[1] > 1 and scores.min() >= 0:
-        sums = scores.float().sum(1)
-        if torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
-            yield (
-                "the network's outputs are probabilities already (softmax); the loss applies "
-                "softmax itself, and learns slowly from such: leave the last layer out"
-            )
+    are_scores = scores is not None and scores.dim() == 2 and scores.shape[1] > 1
+    if are_scores and scores.min() >= 0 and (scores.float().sum(1) - 1).abs().max() < 1e-3:
+        yield ("the network's outputs are probabilities already (softmax); the loss applies "
+               "softmax itself, and learns slowly from such: leave the last layer out")  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -312,31 +283,28 @@ def _random_state_kept(device, *iterators):
             generator.set_state(state)
 
 
-def raise_explained(error, given, net=None, X=None, batch_size=None):
+def raise_explained(error, given, net=None, X=None, size=None):
     """Raise `error` again, or what explains it: an error of memory, or of a layer of torch's.
 
     `given` says what was given, as "a batch of shape (4, 1, 28, 28)"; `X` is that.
     """
-    text = str(error)
+    size, found = size or (0 if X is None else len(X)), None
     if isinstance(error, HelperError):
         raise error
-    if isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, text):
-        size = batch_size or (len(X) if X is not None else 0)
-        raise OutOfMemory(
-            f"out of memory with {given}: try {f'batches of {size // 2}' if size > 1 else 'less'} "
-            "or a smaller resize in load_data_fashion_mnist; if it stays so, restart the kernel "
-            f"({text})"
-        ) from error
-    found = _layer_in(error.__traceback__) if net is not None else None
+    if isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)):
+        smaller = f"batches of {size // 2}" if size > 1 else "less"
+        raise OutOfMemory(f"out of memory with {given}: try {smaller} or a smaller resize in "
+                          f"load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
+                          ) from error  # fmt: skip
+    if net is not None:
+        found = _layer_in(error.__traceback__)
     if found is None:
         raise error
     layer, taken = found
     name = next((n for n, module in uncompiled(net).named_modules() if module is layer), "")
-    raise BadInput(
-        f"the network does not take {given}: {f'layer {name}, ' if name else ''}"
-        f"{type(layer).__name__}({layer.extra_repr()}), got {tuple(taken.shape)}"
-        f"{_advice(layer, taken, X)} ({text:.300})"
-    ) from error
+    raise BadInput(f"the network does not take {given}: {f'layer {name}, ' if name else ''}"
+                   f"{type(layer).__name__}({layer.extra_repr()}), got {tuple(taken.shape)}"
+                   f"{_advice(layer, taken, X)} ({error!s:.300})") from error  # fmt: skip
 
 
 def _layer_in(traceback):
@@ -359,28 +327,27 @@ def _advice(layer, X, images):
     """What to do about a layer that does not take X, where that is sure to fit; else ''."""
     shape, first = tuple(X.shape), images is not None and X.shape == images.shape
     features, channels = getattr(layer, "in_features", None), getattr(layer, "in_channels", None)
-    window = getattr(layer, "kernel_size", 0)
-    resize = "see the argument resize of load_data_fashion_mnist"
+    window, resize = getattr(layer, "kernel_size", 0), "the argument resize sets their side"
+    window = max(window if isinstance(window, tuple) else (window,))
+    is_vector = features and X.dim() == 2 and images is not None and len(X) == len(images)
+    is_norm = isinstance(layer, nn.modules.batchnorm._BatchNorm)
     rows = (
         (not X.is_floating_point(), f"{X.dtype}: X.float() / 255 makes images of bytes"),
         (features and X.dim() > 2 and math.prod(shape[1:]) == features,
          "put nn.Flatten() before it"),
         # Sides of another length: the ratio of the features is one of squares.
-        (features and X.dim() == 2 and images is not None and len(X) == len(images) and
-         math.isqrt(features * shape[1]) ** 2 == features * shape[1],
-         f"it fits one image size only; {resize}"),
-        (channels and first and X.dim() == 3,
-         "without an axis for the channels; X.unsqueeze(1) adds one"),
+        (is_vector and math.isqrt(features * shape[1]) ** 2 == features * shape[1],
+         f"it fits images of one size only; {resize}"),
+        (channels and first and X.dim() == 3, "X.unsqueeze(1) adds the axis of the channels"),
         (channels and first and shape[-1] == channels != shape[1],
          "the channels stand last; X.permute(0, 3, 1, 2) puts them second"),
         (first and (channels, shape[1]) == (1, 3),
          "make the images grey, torchvision.transforms.Grayscale(), or give the network 3"),
         (first and (channels, shape[1]) == (3, 1),
          "give the first layer in_channels=1, or repeat the channel, X.expand(-1, 3, -1, -1)"),
-        (X.dim() == 4 and shape[1] == (channels or shape[1]) and
-         max(window if isinstance(window, tuple) else (window,)) > min(shape[2:]),
+        (X.dim() == 4 and shape[1] == (channels or shape[1]) and window > min(shape[2:]),
          f"the images are too small; {resize}"),
-        (isinstance(layer, nn.modules.batchnorm._BatchNorm) and X.numel() == layer.num_features,
+        (is_norm and X.numel() == layer.num_features,
          "it normalises over the batch, which takes more than one image; choose a batch size that "
          "leaves no single image over, or drop_last=True in the DataLoader"),
     )  # fmt: skip

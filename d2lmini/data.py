@@ -47,9 +47,9 @@ CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
 def get_fashion_mnist_labels(labels):
     """Return the English class name of each label (int 0..9) as a list of str."""
     labels = [int(label) for label in labels]
-    for label in labels:
-        if not 0 <= label < len(CLASS_NAMES):
-            raise ValueError(f"Fashion-MNIST has the labels 0 to 9, got {label}")
+    wrong = [label for label in labels if not 0 <= label < len(CLASS_NAMES)]
+    if wrong:
+        raise ValueError(f"Fashion-MNIST has the labels 0 to 9, got {wrong[0]}")
     return [CLASS_NAMES[label] for label in labels]
 
 
@@ -76,20 +76,16 @@ def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=Non
         RuntimeError: a file is damaged; the message names it.
     """
     batch_size = whole_number("batch_size", batch_size)
-    if resize is not None:
-        resize = whole_number("resize", resize)
-    files = find_files(root)
-    iterators = []
+    resize = None if resize is None else whole_number("resize", resize)
+    files, iterators = find_files(root), []
     for split in ("train", "t10k"):
-        images_file, labels_file = (files[f"{split}-{kind}-ubyte.gz"]
-                                    for kind in ("images-idx3", "labels-idx1"))  # fmt: skip
-        images = _read_idx(images_file, num_dims=3)
-        labels = _read_idx(labels_file, num_dims=1).long()
+        paths = [files[f"{split}-{kind}-ubyte.gz"] for kind in ("images-idx3", "labels-idx1")]
+        images, labels = _read_idx(paths[0], num_dims=3), _read_idx(paths[1], num_dims=1).long()
         if len(images) != len(labels):
-            raise RuntimeError(
-                f"{images_file} holds {len(images)} images but {labels_file} holds {len(labels)} "
-                "labels; delete both files to have them downloaded again"
+            sizes = (
+                f"{paths[0]} holds {len(images)} images but {paths[1]} holds {len(labels)} labels"
             )
+            raise RuntimeError(f"{sizes}; delete both files to have them downloaded again")
         iterators.append(ImageIterator(images, labels, batch_size, resize, split == "train",
                                        generator, classes=CLASS_NAMES))  # fmt: skip
     return tuple(iterators)
@@ -100,10 +96,10 @@ class ImageIterator:
 
     Args:
         images, labels: uint8 (N, H, W) and int64 (N,).
-        batch_size: images in a batch; the last batch may be shorter.
-        resize: side of the square images it yields, None for their own size.
-        shuffle: a new random order for each pass.
-        generator: `torch.Generator` on the CPU for that order, None for torch's global one.
+        batch_size, resize: images in a batch, the last may be shorter; side of the square images
+            that it yields, None for their own size.
+        shuffle, generator: a new random order for each pass; the `torch.Generator` on the CPU for
+            it, None for torch's global one.
         device: where the batches are made; `to()` gives the same batches on another device.
         classes: the names of the classes, where they are known.
     """
@@ -139,17 +135,17 @@ class ImageIterator:
 
     def batch(self, indices):
         """X and y of the images of these numbers, an int64 tensor (B,) on the iterator's device."""
-        X = self._pixels(indices)
-        for transform in self.transforms:
-            X = _transformed(X, transform)
-        return X, self.labels[indices]
-
-    def _pixels(self, indices):
-        """Images by their numbers as float32 (B, 1, H, W) in [0, 1]."""
         images = self.images[indices]
         if self.resize is not None:
             images = resize_like_pil(images, self.resize)
-        return images.unsqueeze(1).to(torch.float32).div_(self._white)
+        X = images.unsqueeze(1).to(torch.float32).div_(self._white)
+        for transform in self.transforms:
+            size, X = len(X), transform(X)
+            got = tuple(X.shape) if isinstance(X, torch.Tensor) else type(X).__name__
+            if got[:1] != (size,):
+                raise ValueError(f"the function given to map must return a tensor of {size} "
+                                 f"images, as many as it got; it made {got}")  # fmt: skip
+        return X, self.labels[indices]
 
     def to(self, device):
         """The same iterator with data and batches on `device`; itself if they are there already."""
@@ -183,34 +179,23 @@ class _ImageDataset(Dataset):
     """What an `ImageIterator` takes its batches from; `classes` are names, or None."""
 
     def __init__(self, data_iter):
-        self.data_iter, self.classes = data_iter, data_iter.classes
+        self.data_iter, self.classes = copy.copy(data_iter), data_iter.classes
+        self.data_iter.transforms = ()
 
     def __len__(self):
         return len(self.data_iter.labels)
 
     def __getitem__(self, index):
         label = self.data_iter.labels[index]  # IndexError beyond the last
-        return self.data_iter._pixels([index])[0], int(label)
-
-
-def _transformed(X, transform):
-    """`transform(X)`, refused where it is no longer a batch of as many images."""
-    changed = transform(X)
-    got = tuple(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
-    if got[:1] != (len(X),):
-        raise ValueError(
-            f"the function given to map must return a tensor of as many images as it is given; "
-            f"of {tuple(X.shape)} it made {got}"
-        )
-    return changed
+        return self.data_iter.batch([index])[0][0], int(label)
 
 
 def resize_like_pil(images, side):
     """Resize uint8 (N, H, H) to uint8 (N, side, side) as PIL's bilinear filter does, bit for bit.
 
-    `_resize_axis` repeats PIL's fixed-point arithmetic on any device; on a CPU torch's own kernel
-    is ten times as fast, and serves where it is proven to give the same. (torchvision's `resize`
-    will not do: on a processor without AVX2, Apple's for one, it goes through floats.)
+    `_resize_axis` repeats PIL's arithmetic on any device; on a CPU torch's own kernel is ten times
+    as fast, and serves where it is proven to give the same. (torchvision's `resize` will not do: on
+    a processor without AVX2, Apple's for one, it goes through floats.)
     """
     if images.device.type == "cpu" and images.shape[1:] == (28, 28) and side in PROVEN_SIDES:
         size = (side, side)
@@ -268,10 +253,10 @@ def find_files(root=None):
 def _find_or_download(name, root):
     """Path of one file: found in one of the three places, else downloaded into the first."""
     folder = root and root / "FashionMNIST" / "raw"
-    for place in filter(None, (folder, root, DEBIAN_FOLDER)):
-        for path in (place / name, place / name.removesuffix(".gz")):
-            if path.is_file():
-                return path
+    places = [place for place in (folder, root, DEBIAN_FOLDER) if place]
+    for path in (place / n for place in places for n in (name, name.removesuffix(".gz"))):
+        if path.is_file():
+            return path
     try:
         if folder is None:
             raise OSError("this user has no home folder to keep it in")
@@ -283,13 +268,12 @@ def _find_or_download(name, root):
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         # Windows does not replace a file that another process, having been faster, is reading.
         if folder is None or not (folder / name).is_file():
-            places = " nor in ".join(map(str, filter(None, (folder, root, DEBIAN_FOLDER))))
             raise FileNotFoundError(
-                f"Fashion-MNIST is incomplete: {name} is neither in {places}, and could not be "
-                f"downloaded ({error}). Three ways to provide {', '.join(CHECKSUMS)}: a network "
-                "connection and a folder that can be written to; the environment variable "
-                "D2LMINI_DATA naming a folder that holds them; or Debian's package: apt-get "
-                "install dataset-fashion-mnist"
+                f"Fashion-MNIST is incomplete: {name} is neither in "
+                f"{' nor in '.join(map(str, places))}, and could not be downloaded ({error}). "
+                f"Three ways to provide {', '.join(CHECKSUMS)}: a network connection and a folder "
+                "that can be written to; the environment variable D2LMINI_DATA naming a folder "
+                "that holds them; or Debian's package: apt-get install dataset-fashion-mnist"
             ) from error
     return folder / name
 
@@ -315,30 +299,22 @@ def read_unpacked(path):
     try:
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RuntimeError(
-            f"{path} is damaged and cannot be unpacked ({error}); delete the file to have it "
-            "downloaded again"
-        ) from error
+        raise RuntimeError(f"{path} is damaged and cannot be unpacked ({error}); delete the file "
+                           "to have it downloaded again") from error  # fmt: skip
 
 
 def _read_idx(path, num_dims):
     """Read an IDX file of bytes into a uint8 tensor, or say what is wrong with it."""
-    content = read_unpacked(path)
-    expected = _expected_md5s(path)
+    content, packed = read_unpacked(path), path.name.removesuffix(".gz") + ".gz"
+    # Fashion-MNIST's sum, and that of another data set which a file MD5SUMS beside it declares.
+    expected, sums = [CHECKSUMS[packed]], path.with_name("MD5SUMS")
+    for line in sums.read_text("utf-8", errors="replace").splitlines() if sums.is_file() else []:
+        if line.split()[1:] in ([path.name], [packed]):
+            expected.append(line.split()[0])
     if hashlib.md5(content, usedforsecurity=False).hexdigest() not in expected:
-        raise RuntimeError(
-            f"{path} does not hold what Fashion-MNIST's file of that name holds (MD5 of the "
-            f"content is not {expected[0]}); delete the file to have it downloaded again"
-        )
+        raise RuntimeError(f"{path} does not hold what Fashion-MNIST's file of that name holds "
+                           f"(MD5 of the content is not {expected[0]}); delete the file to have it "
+                           "downloaded again")  # fmt: skip
     shape = [int.from_bytes(content[4 * d : 4 * d + 4], "big") for d in range(1, num_dims + 1)]
     flat = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * num_dims)
     return flat.view(shape)
-
-
-def _expected_md5s(path):
-    """Fashion-MNIST's sum, and that of another data set which a file MD5SUMS beside it declares."""
-    sums = path.with_name("MD5SUMS")
-    lines = sums.read_text("utf-8", errors="replace").splitlines() if sums.is_file() else []
-    packed = path.name.removesuffix(".gz") + ".gz"
-    declared = [line.split()[0] for line in lines if line.split()[1:] in ([path.name], [packed])]
-    return [CHECKSUMS[packed], *declared]

@@ -1,4 +1,4 @@
-"""The device: its choice, the number formats it multiplies fastest, its memory, its software."""
+"""The device: its choice, its arithmetic and memory in training, and what it is and runs."""
 
 import contextlib
 import ctypes
@@ -21,115 +21,95 @@ AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": t
 IMAGES_AT_ONCE = (
     64  # through a network on a CPU: a larger batch in parts is as fast, in less memory
 )
-
 NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")  # Linux: a folder for each card
 GET_CUDA = "https://pytorch.org/get-started/locally/ names the build that has it"
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
+HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def whole_number(name, value, low=1, wanted="a positive int"):
     """`value` as an int, whatever whole number it is; ValueError says what argument `name` is."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
-    if number is None or is_bool or number < low:
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return number
+    with contextlib.suppress(TypeError):
+        is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+        if not is_bool and operator.index(value) >= low:
+            return operator.index(value)
+    raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def try_gpu(i=0):
     """Return the `torch.device` cuda:i if there is one; else, for i = 0, Apple's mps; else the CPU.
 
-    Raises:
-        ValueError: `i` is not an int or is negative.
+    Raises ValueError when `i` is not an int or is negative.
     """
     i = whole_number("i", i, low=0, wanted="the number of a GPU, an int from 0 on")
     if i < torch.cuda.device_count():
         return torch.device("cuda", i)
-    if i == 0 and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("mps" if i == 0 and torch.backends.mps.is_available() else "cpu")
 
 
 class Precision:
     """The arithmetic of a training run: `train_ch6`'s argument `precision` on `device`.
 
     Attributes:
-        device: `torch.device`.
-        dtype: that of autocast, None without it.
+        dtype: that of autocast, None without it. tf32: whether fp32 products are TF32.
         layout: memory format of the weights, which that of the activations follows.
         images_at_once: a larger batch goes through the network in parts.
-
-    Raises:
-        ValueError: `name` is none of the known ones.
     """
 
     def __init__(self, name, device):
         if name not in (*AUTOCAST_DTYPES, "auto"):
-            raise ValueError(
-                f"precision must be one of {', '.join(AUTOCAST_DTYPES)} or auto, got {name!r}"
-            )
-        if name == "auto":
-            name = _fastest(device)
+            known = ", ".join(AUTOCAST_DTYPES)
+            raise ValueError(f"precision must be one of {known} or auto, got {name!r}")
+        name = _fastest(device) if name == "auto" else name
         self.device, self.dtype, self.images_at_once = device, AUTOCAST_DTYPES[name], 2**31
         # TF32 wants tensor cores of capability 8.0; without them, as on Colab's T4, the products
         # are fp32's, and the channels innermost would be slower than the reference's layout.
         has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
         self.tf32 = name != "fp32" and has_tf32
-        self.layout = torch.contiguous_format
         on_tensor_cores = device.type == "cuda" and (self.tf32 or self.dtype is not None)
-        if name != "fp32" and (device.type == "cpu" or on_tensor_cores):
-            self.layout = torch.channels_last
+        is_faster = name != "fp32" and (device.type == "cpu" or on_tensor_cores)
+        self.layout = torch.channels_last if is_faster else torch.contiguous_format
 
     @property
     def name(self):
         """What it comes to: "fp32", "fp32, channels last", "tf32", "bf16" or "fp16"."""
         if self.dtype is not None:
-            return {torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
-        if self.tf32:
-            return "tf32"
-        return "fp32, channels last" if self.layout == torch.channels_last else "fp32"
+            return "bf16" if self.dtype == torch.bfloat16 else "fp16"
+        plain = "fp32, channels last" if self.layout == torch.channels_last else "fp32"
+        return "tf32" if self.tf32 else plain
 
     def autocast(self):
-        """The context of a forward pass.
-
-        Nothing is cached: under a reader's own autocast the casts of the weights would stay as they
-        were before the first step.
-        """
+        """The context of a forward pass."""
+        # Nothing is cached: within a reader's own autocast the casts of the weights would stay.
         enabled = self.dtype is not None
         return torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False)
 
     @contextlib.contextmanager
     def applied_to(self, net):
-        """Training's memory layout, matrix products and memory, put back afterwards."""
-        on_cuda = self.device.type == "cuda"
-        try:
-            with (
-                _cuda_products(self.tf32) if on_cuda else contextlib.nullcontext(),
-                memory_kept(self.device),
-                torch.autocast(self.device.type, enabled=False),  # a reader's, around train_ch6
-            ):
+        """Training's memory layout, products and memory, put back afterwards."""
+        with (
+            _cuda_products(self.tf32) if self.device.type == "cuda" else contextlib.nullcontext(),
+            memory_kept(self.device),
+            torch.autocast(self.device.type, enabled=False),  # a reader's, around train_ch6
+        ):
+            try:
                 lay_out(net, self.layout)
                 yield
-        finally:
-            with contextlib.suppress(torch.OutOfMemoryError):  # the first one tells what to do
-                lay_out(net, torch.contiguous_format)
+            finally:
+                with contextlib.suppress(torch.OutOfMemoryError):  # the first one tells what to do
+                    lay_out(net, torch.contiguous_format)
 
 
 def _fastest(device):
-    """The name of the number format of 16 bits which the device multiplies fastest, else "tf32"."""
+    """The number format of 16 bits that the device multiplies fastest, by name; else "tf32"."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device.type != "cpu":
-        return "tf32"
-    seconds = []
-    for dtype in (torch.bfloat16, torch.float32):  # many CPUs have no instructions for bf16
+    seconds = []  # many CPUs have no instructions for bf16
+    for dtype in (torch.bfloat16, torch.float32) if device.type == "cpu" else ():
         A = torch.ones(512, 512, dtype=dtype)
         seconds.append(min(timeit.repeat(lambda A=A: A @ A, number=1, repeat=5)))
-    return "bf16" if seconds[0] < seconds[1] else "tf32"
+    return "bf16" if seconds and seconds[0] < seconds[1] else "tf32"
 
 
 @contextlib.contextmanager
@@ -161,28 +141,26 @@ def lay_out(net, layout):
 def memory_kept(device):
     """Have glibc keep freed memory meanwhile, for the tensors to come; nothing but on a CPU.
 
-    A training step fills gigabytes of new tensors. Left to itself glibc returns each of them to the
-    system as soon as it is freed, and the system clears all pages before it hands them out again,
-    which takes up to a third of the step. Afterwards everything that is free goes back.
+    Left to itself glibc returns each of a step's large tensors to the system as soon as it is
+    freed, and the system clears all pages before it hands them out again: a third of the step.
     """
-    if not _uses_glibc(device):
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(MMAP_MAX, 0)  # no tensor in pages of its own, which go back at once
-    libc.mallopt(TRIM_THRESHOLD, -1)
+    libc = ctypes.CDLL(None) if HAS_GLIBC and device.type == "cpu" else None
+    # No tensor in pages of its own; nothing goes back. Afterwards as glibc, which adapts itself, is
+    # after a large tensor or two.
+    for setting, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1)) if libc else ():
+        libc.mallopt(setting, value)
     try:
         yield
-    finally:  # as glibc, which adapts itself, is after a large tensor or two
-        libc.mallopt(MMAP_MAX, 1 << 16)
-        libc.mallopt(MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(TRIM_THRESHOLD, 64 << 20)
-        libc.malloc_trim(0)
+    finally:
+        after = (MMAP_MAX, 1 << 16), (MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 64 << 20)
+        for setting, value in after if libc else ():
+            libc.mallopt(setting, value)
+        trim_heap(device)
 
 
 def trim_heap(device):
     """Give back what `memory_kept` keeps, where tensors of other sizes would not fit into it."""
-    if _uses_glibc(device):
+    if HAS_GLIBC and device.type == "cpu":
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -192,33 +170,27 @@ def cuda_missing():
     PyPI's torch for Windows is such a torch. Linux is asked for cards, for there a container may
     have `nvidia-smi` and none (Colab without a GPU does); on Windows it comes with the driver.
     """
-    if torch.version.cuda or torch.version.hip:
-        return ""
-    if not NVIDIA_CARDS.is_dir() and not (
-        platform.system() == "Windows" and shutil.which("nvidia-smi")
-    ):
+    on_windows = platform.system() == "Windows" and shutil.which("nvidia-smi")
+    if torch.version.cuda or torch.version.hip or not (NVIDIA_CARDS.is_dir() or on_windows):
         return ""
     return f"this machine has an NVIDIA GPU, but this torch has no CUDA to use it: {GET_CUDA}"
 
 
-def _uses_glibc(device):
-    return device.type == "cpu" and platform.libc_ver()[0] == "glibc"
-
-
 def environment():
     """What this notebook runs on: a mapping of name to text that shows itself as a table."""
-    device = try_gpu()
-    return _Table(
-        {
-            "device": f"{device} ({device_name(device)})",
-            "torch": torch.__version__,
-            "CUDA": _cuda_version() if device.type == "cuda" else cuda_missing() or "not used",
-            "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
-            "Python": platform.python_version(),
-            "date": datetime.date.today().isoformat(),
-            "d2lmini": _own_version(),
-        }
-    )
+    device, version = try_gpu(), "not installed"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        version = metadata.version("d2lmini")
+    cuda = torch.version.cuda or f"ROCm {torch.version.hip}"  # AMD's cards call themselves cuda
+    return _Table({
+        "device": f"{device} ({device_name(device)})",
+        "torch": torch.__version__,
+        "CUDA": cuda if device.type == "cuda" else cuda_missing() or "not used",
+        "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "Python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "d2lmini": version,
+    })  # fmt: skip
 
 
 class _Table(dict):
@@ -227,40 +199,23 @@ class _Table(dict):
         return "\n".join(f"{name:<{width}}  {text}" for name, text in self.items())
 
     def _repr_html_(self):
-        rows = "".join(
-            f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
-            for name, text in self.items()
-        )
-        return f"<table>{rows}</table>"
+        rows = (f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
+                for name, text in self.items())  # fmt: skip
+        return f"<table>{''.join(rows)}</table>"
 
 
 def device_name(device):
     """The name of the GPU, or of the processor and the number of threads torch uses on it."""
-    device = torch.device(device)
+    device, threads = torch.device(device), torch.get_num_threads()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return "Apple GPU"
-    threads = torch.get_num_threads()
-    return f"{_processor_name()}, {threads} thread{'s' * (threads != 1)}"
+    plural = "s" * (threads != 1)
+    return "Apple GPU" if device.type == "mps" else f"{_processor()}, {threads} thread{plural}"
 
 
-def _cuda_version():
-    return torch.version.cuda or f"ROCm {torch.version.hip}"  # AMD's cards call themselves cuda
-
-
-def _processor_name():
-    try:  # Linux does not fill platform.processor() in
+def _processor():
+    with contextlib.suppress(OSError):  # Linux does not fill platform.processor() in
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
-
-
-def _own_version():
-    try:
-        return metadata.version("d2lmini")
-    except metadata.PackageNotFoundError:
-        return "not installed"

@@ -9,14 +9,7 @@ import time
 
 import torch
 
-from d2lmini.checks import (
-    BadInput,
-    as_tensors,
-    check_images,
-    check_labels,
-    check_scores,
-    raise_explained,
-)
+from d2lmini import checks
 from d2lmini.data import ImageIterator
 from d2lmini.network import device_of, dtype_of, evaluation_mode
 
@@ -90,36 +83,23 @@ class Accumulator:
 def accuracy(y_hat, y):
     """Number of correct predictions, a 0-d int64 tensor on the device of its arguments.
 
-    Args:
-        y_hat: scores (B, num_classes), or already predicted labels (B,).
-        y: labels (B,).
-
-    Raises:
-        ValueError: other shapes, which broadcasting would turn into a wrong number.
+    `y_hat` are scores (B, num_classes), or already predicted labels (B,), `y` labels (B,);
+    ValueError for other shapes, which broadcasting would turn into a wrong number.
     """
     predicted = y_hat.argmax(dim=1) if y_hat.dim() > 1 else y_hat
     if predicted.shape != y.shape:
-        raise ValueError(
-            f"scores of shape {tuple(y_hat.shape)} and labels of shape {tuple(y.shape)} do not "
-            "belong together: (B, num_classes) and (B,) do; does the network lack nn.Flatten()?"
-        )
+        shapes = f"scores of shape {tuple(y_hat.shape)} and labels of shape {tuple(y.shape)}"
+        raise ValueError(f"{shapes} do not belong together: (B, num_classes) and (B,) do")
     return (predicted.to(y.dtype) == y).sum()
 
 
 def evaluate_accuracy_gpu(net, data_iter, device=None):
     """Share of correct predictions of `net` over all of `data_iter`, a float in [0, 1].
 
-    Dropout is off meanwhile; every module is put back into the mode it was found in. A GPU is
-    waited for twice: for the first labels, and at the end.
-
-    Args:
-        net: a module from X to scores (B, num_classes).
-        data_iter: any iterable of `(X, y)`, a DataLoader or an `ImageIterator`.
-        device: where to evaluate; None takes the device of the network's first parameter.
-
-    Raises:
-        ValueError: `data_iter` yields nothing, or what does not fit the network.
-        RuntimeError: out of memory.
+    `net` makes scores (B, num_classes) of X; dropout is off meanwhile, and every module is put back
+    into the mode it was found in. `data_iter` is any iterable of `(X, y)`. `device` is where to
+    evaluate, None for the device of the network's first parameter. A GPU is waited for twice.
+    ValueError when `data_iter` yields nothing, or what does not fit; RuntimeError: out of memory.
     """
     device = torch.device(device_of(net) if device is None else device)
     data_iter = data_iter.to(device) if isinstance(data_iter, ImageIterator) else data_iter
@@ -144,15 +124,14 @@ def predictions(net, data_iter, device, name, precision=None):
                 with autocast:
                     scores = net(X)
                 if getattr(scores, "ndim", 0) != 1:  # which are labels already
-                    check_scores(scores, len(X))
+                    checks.check_scores(scores, len(X))
                     if y.device.type == "cpu" or done == 1:  # reading waits for a GPU
-                        check_labels(y, scores.shape[1], name)
+                        checks.check_labels(y, scores.shape[1], name)
                 yield X, scores, y
         except Exception as error:
             shape = "" if X is None else f", {tuple(X.shape)}"
-            raise_explained(error, f"the images of {name}{shape}", net, X)
-    if not done:
-        raise BadInput(f"{name} yields no batch: there is nothing to evaluate")
+            checks.raise_explained(error, f"the images of {name}{shape}", net, X)
+    checks.refuse((not done, f"{name} yields no batch: there is nothing to evaluate"))
 
 
 def batches_of(data_iter, net, device, name):
@@ -164,9 +143,9 @@ def batches_of(data_iter, net, device, name):
     dtype = dtype_of(net)
     is_finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms
     for number, batch in enumerate(data_iter, start=1):
-        X, y = as_tensors(batch, name)
+        X, y = checks.as_tensors(batch, name)
         if X.device.type == "cpu" and not is_finite:
-            check_images(X, name, number)
+            checks.check_images(X, name, number)
         # Only CUDA may copy while the program goes on; others mix data up.
         yield X.to(device, dtype if X.is_floating_point() else None,
                    non_blocking=device.type == "cuda"), y  # fmt: skip

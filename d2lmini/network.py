@@ -44,20 +44,14 @@ def uncompiled(net):
 
 
 def is_lazy(net):
-    """Whether layers, or a tensor, still wait for a first input to know their sizes."""
-    tensors = (
-        itertools.chain(net.parameters(), net.buffers()) if isinstance(net, nn.Module) else [net]
-    )
-    return any(map(torch.nn.parameter.is_lazy, tensors))
+    """Whether layers still wait for their first input to know their sizes."""
+    return any(map(nn.parameter.is_lazy, itertools.chain(net.parameters(), net.buffers())))
 
 
 def run_on_meta(net, X):
-    """`net(X)` in shapes alone: `X` and all weights stand on the meta device meanwhile.
-
-    The weights are named by their modules, each module once: given two names for one module,
-    `functional_call` would leave the stand-ins in it.
-    """
+    """`net(X)` in shapes alone: `X` and all weights stand on the meta device meanwhile."""
     stand_ins = {}  # tied weights stay tied
+    # Named by their modules, each once: of two names for one module, the stand-ins would stay.
     state = {
         f"{prefix}.{name}" if prefix else name: stand_ins.setdefault(
             id(tensor), tensor.detach().to("meta")
@@ -73,22 +67,18 @@ def run_on_meta(net, X):
 def init_xavier(module):
     """Xavier-uniform weights for a Linear or Conv2d that is to be trained; for `net.apply`.
 
-    Glorot and Bengio, 2010. Also where the weight is computed from others, by `weight_norm` or
-    `spectral_norm`, and in a module of `torch.jit.script`.
+    Also where `weight_norm` or `spectral_norm` computes them, and in what `torch.jit.script` made.
     """
-    kind = getattr(module, "original_name", "")  # of a scripted module
-    if not (isinstance(module, (nn.Linear, nn.Conv2d)) or kind in ("Linear", "Conv2d")):
-        return
+    scripted = getattr(module, "original_name", "") in ("Linear", "Conv2d")
     weights = {name: p for name, p in module.named_parameters() if not name.startswith("bias")}
-    if not any(parameter.requires_grad for parameter in weights.values()):
+    is_trained = any(parameter.requires_grad for parameter in weights.values())
+    if not (isinstance(module, (nn.Linear, nn.Conv2d)) or scripted) or not is_trained:
         return
     if parametrize.is_parametrized(module, "weight"):  # reading it may be a step of an iteration
-        if isinstance(module, nn.Linear):
-            shape = module.out_features, module.in_features
-        else:
-            shape = module.out_channels, module.in_channels // module.groups, *module.kernel_size
-        like = next(iter(weights.values()))
-        module.weight = nn.init.xavier_uniform_(like.new_empty(shape))
+        shape = [module.out_features, module.in_features] if isinstance(module, nn.Linear) else [
+            module.out_channels, module.in_channels // module.groups, *module.kernel_size
+        ]  # fmt: skip
+        module.weight = nn.init.xavier_uniform_(next(iter(weights.values())).new_empty(shape))
     elif "weight_v" in weights:  # torch.nn.utils.weight_norm: length and direction of each filter
         nn.init.xavier_uniform_(weights["weight_v"])
         weights["weight_g"].copy_(torch.norm_except_dim(weights["weight_v"], 2, 0))
@@ -99,20 +89,16 @@ def init_xavier(module):
 def images_are_independent(net, X):
     """Whether the scores of an image of X (B, C, H, W) depend on it alone, in evaluation mode.
 
-    Every module that has parameters or buffers must be Linear or Conv2d, for others may compute
-    statistics of a batch; and two images must get the same scores alone as among four. That is
-    found out in float64, in which rounding is far below what an image changes.
+    What has parameters or buffers must be Linear or Conv2d, for others may compute statistics of a
+    batch; and two images must get the same scores alone as among four, up to float64's rounding.
     """
-    for module in net.modules():
-        of_known_kind = isinstance(module, (nn.Linear, nn.Conv2d))
-        if (module._parameters or module._buffers) and not of_known_kind:
-            return False
-    dtype = dtype_of(net)
+    layers = [module for module in net.modules() if module._parameters or module._buffers]
+    if not all(isinstance(module, (nn.Linear, nn.Conv2d)) for module in layers):
+        return False
+    dtype, X = dtype_of(net), X[:4].double()
     try:
         net.double()
-        four = X[:4].double()
-        together, alone = net(four), net(four[:2])
-        return torch.allclose(together[:2], alone, rtol=1e-9, atol=1e-12)
+        return torch.allclose(net(X)[:2], net(X[:2]), rtol=1e-9, atol=1e-12)
     except (RuntimeError, TypeError):  # made for one batch size or number format
         return False
     finally:

@@ -175,7 +175,7 @@ def test_the_loaders_own_generator_goes_on_too(tmp_path):
         ({"lr": 0.2}, r"lr is 0\.1, this run's is 0\.2"),
         ({"seed": 1}, r"seed is 0, this run's is 1"),
         ({"seed": None}, r"seed is 0, this run's is None"),
-        ({"batch_size": 4}, r"batch size is 3, this run's is 4"),
+        ({"batch_size": 4}, r"batch_size is 3, this run's is 4"),
         ({"precision": "bf16"}, r"number format is 'fp32, channels last', .* is 'bf16'"),
         ({"precision": "fp32"}, r"number format is 'fp32, channels last', .* is 'fp32'"),
         ({"init_weights": False}, r"init_weights is True, this run's is '\w+'"),
@@ -197,7 +197,7 @@ def test_another_image_size_is_refused(tmp_path):
         return nn.Sequential(nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(49, 10))
 
     run(tmp_path / "run.pt", any_size())
-    with pytest.raises(ValueError, match=r"image size is None, this run's is 32"):
+    with pytest.raises(ValueError, match=r"resize is None, this run's is 32"):
         run(tmp_path / "run.pt", any_size(), resize=32)
 
 

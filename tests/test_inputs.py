@@ -198,7 +198,7 @@ BATCHES = [  # of train_iter or test_iter
     (lambda: changed(lambda X, y: (X, y - 1)), "labels from -1 to 1", "labels start at 0"),
     (lambda: changed(lambda X, y: (X, y * 2)), "labels from 0 to 4", "5 outputs"),
     (lambda: changed(lambda X, y: (X.permute(0, 2, 3, 1), y)), "channels stand last", "permute"),
-    (lambda: changed(lambda X, y: (X[:, 0], y)), "without an axis", "unsqueeze(1)"),
+    (lambda: changed(lambda X, y: (X[:, 0], y)), "unsqueeze(1) adds"),
     (lambda: changed(lambda X, y: ((X * 255).byte(), y)), "torch.uint8", "/ 255"),
     (lambda: batches(side=10), "layer 4, Linear", "got (4, 100)", "resize"),
     (lambda: batches(side=1), "layer 2, MaxPool2d", "too small", "resize"),
@@ -208,7 +208,7 @@ BATCHES = [  # of train_iter or test_iter
     (lambda: iterator(images()[0], torch.arange(12)), "labels from 0 to 11"),
     (lambda: DataLoader(TensorDataset(images()[0], images()[1] + 1), 4), "labels from 1 to 3"),
     (lambda: iterator(*images()).map(lambda X: X / 0), "batch 1", "not finite"),
-    (lambda: iterator(*images()).map(lambda X: X[:1]), "given to map must return", "(4, 1, 8, 8)"),
+    (lambda: iterator(*images()).map(lambda X: X[:1]), "given to map must return", "(1, 1, 8, 8)"),
     (lambda: iterator(*images()).map(lambda X: None), "given to map must return"),
 ]  # fmt: skip
 
