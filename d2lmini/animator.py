@@ -1,14 +1,20 @@
 """A plot of running curves: one figure updated in place in a notebook, a line a point elsewhere."""
 
+import contextlib
+import math
 import shutil
 import sys
+import time
 
 import IPython.display
 from matplotlib.figure import Figure
 
 from d2lmini.figures.inline_svg import InlineFigure, chinese_fonts, figure_svg
 
-__all__ = ["Animator"]
+__all__ = ["Animator", "Progress"]
+
+POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
+SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
 
 
 class Animator:
@@ -120,6 +126,58 @@ class Animator:
             f"{self._name(i)} {y_list[-1]:.3g}" for i, y_list in enumerate(self.Y) if y_list
         )
         return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{last or '尚无'}"
+
+
+class Progress:
+    """What a reader sees of a run: the curves, a line with speed and time left, the results."""
+
+    def __init__(self, history, num_epochs, train_iter, on_cuda, caption):
+        self.history, self.num_epochs, self.on_cuda = history, num_epochs, on_cuda
+        self.num_batches = 0  # of a generator, or a DataLoader of an IterableDataset
+        with contextlib.suppress(TypeError):
+            self.num_batches = len(train_iter)
+        points = (math.ceil(self.num_batches * k / POINTS_PER_EPOCH) for k in range(1, 5))
+        self.points, self.status = set(points) - {self.num_batches}, None
+        self.last_redraw = self.last_status = time.perf_counter()
+        self.animator = Animator(xlabel="epoch", xlim=[0, num_epochs], caption=caption,
+                                 legend=["train loss", "train acc", "test acc"])  # fmt: skip
+        for epoch, *values in history.curve:  # of a run that goes on
+            self.animator.add(epoch, values, redraw=False)
+        self.animator.redraw()
+
+    def is_due(self, done, num_samples, started):
+        """Whether the curves get a point after `done` batches of an epoch; shows the status."""
+        due, now = done in self.points, time.perf_counter()
+        if not due and now - self.last_status <= SECONDS_BETWEEN_REDRAWS:
+            return False
+        epoch, seconds = len(self.history.test_acc) + 1, max(now - started, 1e-9)
+        of, time_left = "", ""
+        if self.num_batches:
+            an_epoch = self.num_batches / done * seconds + sum(self.history.test_seconds[-1:])
+            left = round((self.num_epochs - epoch + 1 - done / self.num_batches) * an_epoch)
+            of = f"/{self.num_batches}"
+            time_left = f", about {left // 60}:{left % 60:02d} min left"
+        self.status = (f"epoch {epoch}/{self.num_epochs}, batch {done}{of}, "
+                       f"{num_samples / seconds:.0f} examples/sec{time_left}")  # fmt: skip
+        if due and self.on_cuda:  # which has work to do meanwhile
+            self._redraw()
+        elif not due:
+            self.animator.progress(self.status)
+            self.last_status = now
+        return due
+
+    def add(self, epoch, train_loss, train_acc, test_acc=None):
+        """Add a point to the curves, the last of an epoch with `test_acc`."""
+        self.history.curve.append((epoch, train_loss, train_acc, test_acc))
+        self.animator.add(epoch, (train_loss, train_acc, test_acc), redraw=False)
+        self.status = self.status if test_acc is None else None
+        if not self.on_cuda:
+            self._redraw()
+
+    def _redraw(self):
+        if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
+            self.animator.redraw(self.status)
+            self.last_redraw = time.perf_counter()
 
 
 def _as_list(values):

@@ -27,7 +27,7 @@ from d2lmini.data import ImageIterator
 from d2lmini.device import IMAGES_AT_ONCE, lay_out, try_gpu, whole_number
 from d2lmini.network import dtype_of, evaluation_mode, images_are_independent, is_lazy, uncompiled
 
-__all__ = ["BadInput", "HelperError", "OutOfMemory", "as_tensors", "check_arguments",
+__all__ = ["BadInput", "OutOfMemory", "as_tensors", "check_arguments",
            "check_first_batches", "check_images", "check_labels", "check_scores", "raise_explained",
            "refuse"]  # fmt: skip
 
@@ -38,15 +38,11 @@ OUT_OF_MEMORY = "out of memory|allocate memory|not enough memory|ALLOC_FAILED"
 TORCH = Path(torch.__file__).parent
 
 
-class HelperError(Exception):
-    """An error whose message says what was given, what is needed and what to do."""
+class BadInput(ValueError):
+    """A network or data that do not fit: what was given, what is needed and what to do."""
 
 
-class BadInput(HelperError, ValueError):
-    """A network or data that do not fit."""
-
-
-class OutOfMemory(HelperError, RuntimeError):
+class OutOfMemory(RuntimeError):
     """The device has too little memory."""
 
 
@@ -289,7 +285,7 @@ def raise_explained(error, given, net=None, X=None, size=None):
     `given` says what was given, as "a batch of shape (4, 1, 28, 28)"; `X` is that.
     """
     size, found = size or (0 if X is None else len(X)), None
-    if isinstance(error, HelperError):
+    if isinstance(error, (BadInput, OutOfMemory)):
         raise error
     if isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)):
         smaller = f"batches of {size // 2}" if size > 1 else "less"

@@ -4,7 +4,6 @@ It computes what the reference's `train_ch6` (d2l 0.17.0) computes: Xavier-unifo
 and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from d2lmini import checkpoint as checkpoints
 from d2lmini import checks
-from d2lmini.animator import Animator
+from d2lmini.animator import Progress
 from d2lmini.checks import check_labels, check_scores, raise_explained
 from d2lmini.cuda_graph import GraphedStep, can_be_graphed
 from d2lmini.data import ImageIterator
@@ -25,9 +24,6 @@ from d2lmini.metrics import Accumulator, accuracy, batches_of, evaluate
 from d2lmini.network import dtype_of, evaluation_mode, init_xavier, is_lazy, uncompiled
 
 __all__ = ["History", "train_ch6"]
-
-POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
-SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
 
 
 @dataclasses.dataclass
@@ -89,47 +85,34 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     stays on the device, in evaluation mode. Ctrl-C, a loss that is not finite and scores that are
     dead (all zero, and all gradients) end training early; `History.stopped` says why. Exceptions
     pass: the network keeps its weights, the checkpoint its last epoch, and `error.history` (after a
-    cell `sys.last_value.history`) what was measured.
+    cell `sys.last_value.history`) what was measured. Returns a `History`.
 
     Args:
         net: module from X (B, C, H, W) float32 to scores (B, num_classes), which the loss turns
             into probabilities itself. Lazy layers get their sizes from the first batch.
         train_iter, test_iter: iterables of `(X, y)`, y whole numbers (B,): those of
             `load_data_fashion_mnist`, any DataLoader, a list of batches. A first batch is looked at
-            before anything is changed: whatever does not fit is refused then.
-        num_epochs, lr: passes over `train_iter`, at least 1; learning rate, positive.
-        device: None takes `try_gpu()`.
+            before anything is changed: whatever does not fit is refused then, with a ValueError.
+        num_epochs, lr, device: passes over `train_iter`; learning rate; None takes `try_gpu()`.
         seed: fixes weights, dropout and, of a `train_iter` without a generator of its own, the
-            order. Biases are left as they are; to repeat a run, call `torch.manual_seed` and build
-            the network anew.
-        checkpoint: file that is written after every epoch. Where it exists already, training goes
-            on from it, to the same result as a run that was never cut off (bit for bit on a CPU; a
-            GPU may pick other kernels); a finished run goes on with a larger `num_epochs`. It knows
-            its run by plain values, the printed network, parameters, lr, seed, sizes, number format
-            and the data of `load_data_fashion_mnist`; not by other data or the code of `forward`.
-            The weights in it are for any program:
+            order. Biases stay; to repeat a run, `torch.manual_seed` and build the network anew.
+        checkpoint: file that is written after every epoch. Where it exists, training goes on from
+            it, to the same result as a run that was never cut off (bit for bit on a CPU); a
+            finished run with a larger `num_epochs`. It knows its run by plain values, the printed
+            network, parameters, lr, seed, sizes, number format and the data of
+            `load_data_fashion_mnist`; not by other data or the code of `forward`. Its weights:
             `net.load_state_dict(torch.load(checkpoint)["state"]["net"])`.
-        precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast),
-            "auto" (the checkpoint's; else on CUDA that of these two which the device multiplies
-            fastest, on a CPU bf16 where it multiplies that faster), all in the fastest memory
-            layout that the network takes, and on a CPU a batch of more than 64 images in parts
-            where they do not depend on each other; or "fp32": the reference's arithmetic and
-            layout, on a CPU bit for bit (on CUDA d2l leaves TF32 convolutions on; here they are
-            off).
+        precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast), "auto"
+            (the checkpoint's; else that of 16 bits which the device multiplies fastest, if it does
+            so faster than fp32), all in the fastest memory layout that the network takes, and on a
+            CPU more than 64 images in parts where they do not depend on each other; or "fp32": the
+            reference's arithmetic and layout, on a CPU bit for bit (on CUDA without TF32).
         init_weights: False leaves the weights as they are, to train on from given ones.
         caption: text under the plot.
         cuda_graph: True captures the work of a full batch of `load_data_fashion_mnist` as a CUDA
             graph and replays it: `forward` must then do the same each time, with no look at values,
             no random numbers but the GPU's, nothing counted or kept. Where launches limit the speed
             it brings much (GoogLeNet on an H200: 3.7 times), on slower GPUs nothing.
-
-    Returns:
-        `History`.
-
-    Raises:
-        ValueError: bad arguments, no data, a network that does not fit the data, or a checkpoint
-            of another run.
-        RuntimeError: out of memory, with a batch size to try.
     """
     # Look: what is refused here has changed nothing.
     num_epochs, device, seed = checks.check_arguments(net, num_epochs, lr, device, seed, checkpoint)
@@ -221,7 +204,15 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     if is_hopeless and checkpoint is not None and Path(checkpoint).exists():
         # The steps that led there may be in it: what comes back would be as hopeless.
         history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
-    progress.finish()
+    progress.animator.redraw()
+    if history.stopped:
+        print(f"stopped early, {len(history.test_acc)} whole epochs done: {history.stopped}")
+    if len(history.train_loss) > len(history.test_acc):  # an epoch that was not evaluated
+        print(f"loss {history.train_loss[-1]:.3f}, train acc {history.train_acc[-1]:.3f} "
+              f"in epoch {len(history.train_loss)}, not evaluated")  # fmt: skip
+    if history.test_acc:
+        print(history.results())
+        print(f"{history.examples_per_sec:.1f} examples/sec on {history.device}")
     return history
 
 
@@ -304,72 +295,3 @@ def why_stop(sums, optimizer, train_iter, net, progress):
                 "help. Define the network anew and train again (other initial weights), or try a "
                 f"smaller learning rate, lr={group['lr'] / 2:g}")  # fmt: skip
     return None
-
-
-class Progress:
-    """What a reader sees of a run: the curves, a line with speed and time left, the results."""
-
-    def __init__(self, history, num_epochs, train_iter, on_cuda, caption):
-        self.history, self.num_epochs, self.on_cuda, self.num_batches = (
-            history,
-            num_epochs,
-            on_cuda,
-            0,
-        )
-        with contextlib.suppress(TypeError):  # a generator, or a DataLoader of an IterableDataset
-            self.num_batches = len(train_iter)
-        self.points = {math.ceil(self.num_batches * k / POINTS_PER_EPOCH)
-                       for k in range(1, POINTS_PER_EPOCH)} - {self.num_batches}  # fmt: skip
-        self.status, self.last_redraw, self.last_status = None, *2 * [time.perf_counter()]
-        self.animator = Animator(xlabel="epoch", xlim=[0, num_epochs], caption=caption,
-                                 legend=["train loss", "train acc", "test acc"])  # fmt: skip
-        for epoch, *values in history.curve:  # of a run that goes on
-            self.animator.add(epoch, values, redraw=False)
-        self.animator.redraw()
-
-    def is_due(self, done, num_samples, started):
-        """Whether the curves get a point after `done` batches of an epoch; shows the status."""
-        due, now = done in self.points, time.perf_counter()
-        if not due and now - self.last_status <= SECONDS_BETWEEN_REDRAWS:
-            return False
-        epoch, seconds = len(self.history.test_acc) + 1, max(now - started, 1e-9)
-        status, of, time_left = f"epoch {epoch}/{self.num_epochs}, batch {done}", "", ""
-        if self.num_batches:
-            evaluation = self.history.test_seconds[-1] if self.history.test_seconds else 0
-            left = self.num_epochs - epoch + 1 - done / self.num_batches
-            left = round(left * (self.num_batches / done * seconds + evaluation))
-            of, time_left = f"/{self.num_batches}", f", about {left // 60}:{left % 60:02d} min left"
-        self.status = f"{status}{of}, {num_samples / seconds:.0f} examples/sec{time_left}"
-        if due and self.on_cuda:  # which has work to do meanwhile
-            self._redraw()
-        elif not due:
-            self.animator.progress(self.status)
-            self.last_status = now
-        return due
-
-    def add(self, epoch, train_loss, train_acc, test_acc=None):
-        """Add a point to the curves, the last of an epoch with `test_acc`."""
-        self.history.curve.append((epoch, train_loss, train_acc, test_acc))
-        self.animator.add(epoch, (train_loss, train_acc, test_acc), redraw=False)
-        if test_acc is not None:
-            self.status = None
-        if not self.on_cuda:
-            self._redraw()
-
-    def _redraw(self):
-        if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
-            self.animator.redraw(self.status)
-            self.last_redraw = time.perf_counter()
-
-    def finish(self):
-        """Show the curves, and print the results."""
-        self.animator.redraw()
-        history, done = self.history, len(self.history.test_acc)
-        if history.stopped:
-            print(f"stopped early, {done} whole epochs done: {history.stopped}")
-        if len(history.train_loss) > done:  # an epoch that was not evaluated
-            print(f"loss {history.train_loss[-1]:.3f}, train acc {history.train_acc[-1]:.3f} "
-                  f"in epoch {done + 1}, not evaluated")  # fmt: skip
-        if done:
-            print(history.results())
-            print(f"{history.examples_per_sec:.1f} examples/sec on {history.device}")

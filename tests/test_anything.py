@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import d2lmini as d2l
-from d2lmini.checks import HelperError
+from d2lmini.checks import BadInput, OutOfMemory
 
 pytestmark = pytest.mark.slow
 NUM_EXAMPLES = int(os.environ.get("D2L_EXAMPLES", 100))
@@ -109,7 +109,9 @@ def test_it_trains_or_says_why_not(drawn):
         with contextlib.redirect_stdout(printed):
             history = d2l.train_ch6(net, *iters, num_epochs, lr, "cpu", precision=precision)
     except (ValueError, TypeError, RuntimeError) as error:
-        own = isinstance(error, HelperError) or str(error).startswith(("num_epochs", "lr must be"))
+        own = isinstance(error, (BadInput, OutOfMemory)) or str(error).startswith(
+            ("num_epochs", "lr must be")
+        )
         assert own, f"{type(error).__name__}: {error}"
         assert 20 < len(str(error)) < 700
         event("refused")

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import d2lmini as d2l
-from d2lmini import cuda_graph, train
+from d2lmini import animator, cuda_graph
 from d2lmini.data import ImageIterator, resize_like_pil
 
 pytestmark = [
@@ -388,14 +388,14 @@ def test_a_killed_run_goes_on(tmp_path):
 
 
 def test_ctrl_c_between_replays_keeps_the_run(monkeypatch):
-    due = train.Progress.is_due
+    due = animator.Progress.is_due
 
     def interrupted(self, done, *args):
         if len(self.history.test_acc) == 1 and done == 5:
             raise KeyboardInterrupt
         return due(self, done, *args)
 
-    monkeypatch.setattr(train.Progress, "is_due", interrupted)
+    monkeypatch.setattr(animator.Progress, "is_due", interrupted)
     net = network()
     history = run(net)
     assert history.stopped == "interrupted" and len(history.test_acc) == 1

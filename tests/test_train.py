@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import d2lmini as d2l
-from d2lmini import train
+from d2lmini import animator, train
 from tools import notebooks
 
 # The reference's own plot, for a single epoch.
@@ -434,11 +434,11 @@ def test_what_the_clock_feeds(ticking, monkeypatch):
     """Seconds of training and of evaluation, the rate, and the time left under the plot."""
     told = []
 
-    class Telling(train.Animator):
+    class Telling(d2l.Animator):
         def redraw(self, status=None):
             told.append(status)
 
-    monkeypatch.setattr(train, "Animator", Telling)
+    monkeypatch.setattr(animator, "Animator", Telling)
     history = run(small_net(), ticking(random_batches(10), 2.0), num_epochs=3,
                   test=ticking(random_batches(2, seed=1), 1.5))  # fmt: skip
     assert history.train_seconds == [20.0] * 3 and history.test_seconds == [3.0] * 3
@@ -456,7 +456,7 @@ def test_what_the_clock_feeds(ticking, monkeypatch):
 
 def test_progress_of_a_stream_has_no_end_to_tell(ticking, monkeypatch):
     told = []
-    monkeypatch.setattr(train.Animator, "progress", lambda self, status: told.append(status))
+    monkeypatch.setattr(d2l.Animator, "progress", lambda self, status: told.append(status))
 
     class Stream:
         def __iter__(self):

@@ -134,9 +134,12 @@ class _Recorder(TorchFunctionMode):
     @contextlib.contextmanager
     def hooks(self, net):
         """Forward hooks on every module of `net` but the root, removed at the end."""
-        handles = []
+        handles, attached = [], set()
 
         def attach(name, module):
+            if module in attached:  # one of two parents: it would report each call twice
+                return
+            attached.add(module)
             leaf = _is_leaf(module)
             enter = self._enter_leaf if leaf else self._enter_group
             if leaf or module is not net:
