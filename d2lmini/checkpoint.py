@@ -68,18 +68,21 @@ def load(path):
     return settings, state
 
 
+def _device_rng(device, *state):
+    """Get, or set, the state of the random numbers of a GPU; None of a CPU."""
+    of_device = getattr(torch, device.type, None) if device.type in ("cuda", "mps") else None
+    on_cuda = [device] if device.type == "cuda" else []
+    if of_device is None:
+        return None
+    return of_device.set_rng_state(*state, *on_cuda) if state else of_device.get_rng_state(*on_cuda)
+
+
 def state_of(net, scaler, train_iter, device):
     """All that the epochs to come depend on but the history; plain SGD has no state of its own."""
-    generator, of_device = getattr(train_iter, "generator", None), None
-    if device.type in ("cuda", "mps"):
-        of_device = getattr(torch, device.type).get_rng_state(*[device] * (device.type == "cuda"))
-    return {
-        "net": net.state_dict(),
-        "scaler": scaler.state_dict(),
-        "rng": torch.get_rng_state(),
-        "device_rng": of_device,
-        "order": generator.get_state() if isinstance(generator, torch.Generator) else None,
-    }
+    generator = getattr(train_iter, "generator", None)
+    order = generator.get_state() if isinstance(generator, torch.Generator) else None
+    return {"net": net.state_dict(), "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
+            "device_rng": _device_rng(device), "order": order}  # fmt: skip
 
 
 def restore(state, net, scaler, train_iter, device):
@@ -87,9 +90,7 @@ def restore(state, net, scaler, train_iter, device):
     net.load_state_dict(state["net"])
     scaler.load_state_dict(state["scaler"])
     torch.set_rng_state(state["rng"])
-    if device.type in ("cuda", "mps"):
-        arguments = [device] if device.type == "cuda" else []
-        getattr(torch, device.type).set_rng_state(state["device_rng"], *arguments)
+    _device_rng(device, state["device_rng"])
     if state["order"] is not None:
         train_iter.generator.set_state(state["order"])
 

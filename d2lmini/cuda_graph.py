@@ -1,11 +1,9 @@
-"""A training batch's work as a CUDA graph: captured once and replayed, without Python's launches.
+"""A training step as a CUDA graph: captured once and replayed, without Python's launches.
 
 A step of GoogLeNet launches 600 kernels, which takes Python twice as long as they run. Replaying
-repeats them on the same addresses, so what `forward` does must be the same each time: no look at
-values, no random numbers of the CPU, nothing counted or kept. The first steps and batches of
-another size go the ordinary way.
-
-Source: the CUDA graphs of torch, https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+repeats them on the same addresses, so `forward` must do the same each time: no look at values, no
+random numbers of the CPU, nothing counted or kept. The first steps, and batches of another size, go
+the ordinary way. Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 import functools
@@ -26,10 +24,7 @@ def can_be_graphed(data_iter, device):
 
 
 class GraphedStep:
-    """A training step on a GPU, which for full batches is captured and from then on replayed.
-
-    Its results are what it changes: tensors, in place.
-    """
+    """A training step, which changes tensors in place; captured and replayed for full batches."""
 
     def __init__(self, device):
         self.device, self.stream = device, _capture_stream(device)

@@ -37,8 +37,7 @@ CHECKSUMS = {
 }
 NETWORK_PATIENCE = 30  # seconds without an answer
 # Enlarging 28 pixels to these sides, torch's fast kernel on a CPU gives PIL's pixels: the tests try
-# every pair of neighbouring grey values. At others (227, say) some differ by a grey level, for its
-# weights have 15 bits to PIL's 22.
+# every pair of neighbouring grey values. Elsewhere its weights of 15 bits, to PIL's 22, may not do.
 PROVEN_SIDES = (32, 56, 64, 96, 112, 128, 224)
 CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
                "sandal", "shirt", "sneaker", "bag", "ankle boot")  # fmt: skip
@@ -56,24 +55,21 @@ def get_fashion_mnist_labels(labels):
 def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=None):
     """Load Fashion-MNIST and return `(train_iter, test_iter)`, two `ImageIterator`s.
 
-    A batch is `X`, float32 (B, 1, H, W) in [0, 1], and `y`, int64 (B,) in 0..9. With `resize` the
-    images are enlarged to resize x resize, to the very pixels of torchvision's `Resize` and
-    `ToTensor` on PIL images. Training batches come in a new random order each epoch, test batches
-    in file order; the last, shorter batch is kept.
+    A batch is `X`, float32 (B, 1, H, W) in [0, 1], and `y`, int64 (B,) in 0..9. Training batches
+    come in a new random order each epoch, test batches in file order; the last may be shorter.
 
     Args:
         batch_size: images in a batch, at least 1.
-        resize: side of the images in pixels; None leaves 28.
+        resize: side to which images are enlarged, to the very pixels of torchvision's `Resize` and
+            `ToTensor` on PIL images; None leaves 28.
         generator: `torch.Generator` that fixes the training order; None uses torch's global one.
         root: folder of the data; None takes the environment variable `D2LMINI_DATA`, else a folder
             in the user's cache. The four files, .gz or unpacked, are looked for in
             root/FashionMNIST/raw, in root itself, and where Debian's package
             dataset-fashion-mnist puts them; what is missing is downloaded.
 
-    Raises:
-        ValueError: a batch size or side that is not a positive int.
-        FileNotFoundError: files are missing and cannot be downloaded.
-        RuntimeError: a file is damaged; the message names it.
+    ValueError: no positive int; FileNotFoundError: files are missing and cannot be downloaded;
+    RuntimeError: a file is damaged.
     """
     batch_size = whole_number("batch_size", batch_size)
     resize = None if resize is None else whole_number("resize", resize)

@@ -21,8 +21,7 @@ class Timer:
     """A stopwatch that keeps each lap; times in seconds, from a clock that is never set back."""
 
     def __init__(self):
-        self.times = []
-        self.start()
+        self.times, self._started = [], time.perf_counter()
 
     def start(self):
         """Start a lap."""
@@ -64,8 +63,9 @@ class Accumulator:
         for index, value in enumerate(values):
             total = self.data[index]
             if isinstance(value, torch.Tensor):  # mps has no float64
-                on_mps = value.device.type == "mps"
-                value = value.detach().to(torch.float32 if on_mps else torch.float64)
+                value = value.detach().to(
+                    torch.float32 if value.device.type == "mps" else torch.float64
+                )
             if isinstance(total, torch.Tensor) and total.device == getattr(value, "device", None):
                 total += value  # in place: a CUDA graph may have its address
             else:  # a first tensor is copied, as `value` may be the caller's own
@@ -117,7 +117,8 @@ def evaluate(net, data_iter, device, name, precision=None):
 
 def predictions(net, data_iter, device, name, precision=None):
     """Yield X, the scores of `net` in evaluation mode, and y, of each batch."""
-    autocast, X, done = precision.autocast() if precision else contextlib.nullcontext(), None, 0
+    autocast, given, X, done = contextlib.nullcontext(), f"the images of {name}", None, 0
+    autocast = precision.autocast() if precision else autocast
     with evaluation_mode(net), torch.no_grad():
         try:
             for done, (X, y) in enumerate(batches_of(data_iter, net, device, name), start=1):
@@ -129,16 +130,16 @@ def predictions(net, data_iter, device, name, precision=None):
                         checks.check_labels(y, scores.shape[1], name)
                 yield X, scores, y
         except Exception as error:
-            shape = "" if X is None else f", {tuple(X.shape)}"
-            checks.raise_explained(error, f"the images of {name}{shape}", net, X)
-    checks.refuse((not done, f"{name} yields no batch: there is nothing to evaluate"))
+            given = given if X is None else f"{given}, {tuple(X.shape)}"
+            checks.raise_explained(error, given, net, X)
+    if not done:
+        raise checks.BadInput(f"{name} yields no batch: there is nothing to evaluate")
 
 
 def batches_of(data_iter, net, device, name):
-    """Yield the batches of one pass as tensors: X on `device`, in the format of `net`, and y int64.
+    """Yield the batches of one pass: X on `device`, in the format of `net`, and y int64.
 
-    Labels stay where they come from, to be looked at without waiting for a GPU. Whatever is no
-    batch is refused; `name` says what yields it.
+    Labels stay where they come from, to be looked at without waiting for a GPU.
     """
     dtype = dtype_of(net)
     is_finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 __all__ = ["device_of", "dtype_of", "evaluation_mode", "images_are_independent", "init_xavier",
-           "is_lazy", "run_on_meta", "uncompiled"]  # fmt: skip
+           "is_lazy", "uncompiled"]  # fmt: skip
 
 
 def device_of(net):
@@ -46,21 +46,6 @@ def uncompiled(net):
 def is_lazy(net):
     """Whether layers still wait for their first input to know their sizes."""
     return any(map(nn.parameter.is_lazy, itertools.chain(net.parameters(), net.buffers())))
-
-
-def run_on_meta(net, X):
-    """`net(X)` in shapes alone: `X` and all weights stand on the meta device meanwhile."""
-    stand_ins = {}  # tied weights stay tied
-    # Named by their modules, each once: of two names for one module, the stand-ins would stay.
-    state = {
-        f"{prefix}.{name}" if prefix else name: stand_ins.setdefault(
-            id(tensor), tensor.detach().to("meta")
-        )
-        for prefix, module in net.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
-    }
-    return torch.func.functional_call(net, state, (X.to("meta"),), tie_weights=False)
 
 
 @torch.no_grad()

@@ -139,6 +139,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             with evaluation_mode(net), torch.no_grad():
                 uncompiled(net)(X.to("cpu", dtype_of(net)))
         del X
+        trim_heap(device)
         if seed is not None:
             torch.manual_seed(seed)
         if init_weights:
@@ -239,8 +240,7 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
                 check_labels(part_y, scores.shape[1], "train_iter")
             part_y = part_y.to(device, non_blocking=on_cuda)
             loss = F.cross_entropy(scores.float(), part_y)
-            # Parts count by their sizes, in the gradient and in the means.
-            scaler.scale(loss * (len(part_y) / len(y))).backward()
+            scaler.scale(loss * (len(part_y) / len(y))).backward()  # parts count by their sizes
             scores = scores.detach()
             sums.add(loss.detach() * len(part_y), accuracy(scores, part_y), scores.count_nonzero())
         scaler.step(optimizer)
@@ -265,7 +265,8 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
                     return
                 epoch = len(history.test_acc) + done / progress.num_batches
                 progress.add(epoch, sums[0] / num_samples, sums[1] / num_samples)
-        checks.refuse((not num_samples, "train_iter yields no batch in this epoch"))
+        if not num_samples:
+            raise checks.BadInput("train_iter yields no batch in this epoch")
         history.stopped = why_stop(sums, optimizer, train_iter, net, progress)  # waits for a GPU
     except Exception as error:
         given = "the data set" if X is None else f"a batch of shape {tuple(X.shape)}"
