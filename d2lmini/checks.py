@@ -33,7 +33,6 @@ __all__ = ["BadInput", "OutOfMemory", "as_tensors", "check_arguments",
 
 # What can be gone over once; an object of a reader's own may start anew each time.
 ONCE_ONLY = (types.GeneratorType, map, zip, filter, enumerate, type(iter([])))
-# What torch says of GPUs; of the CPU, on Windows too; of cuBLAS and cuDNN.
 OUT_OF_MEMORY = "out of memory|allocate memory|not enough memory|ALLOC_FAILED"
 TORCH = Path(torch.__file__).parent
 
@@ -155,10 +154,10 @@ def check_scores(scores, num_images):
 def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
     """Refuse iterators, batches and a network that do not fit; the network is tried in a copy.
 
-    Of a list all batches are looked at, of an `ImageIterator` all labels, of others the first
-    batch, and nothing of a generator or a stream, which would miss it. `precision` gets the layout
-    that the network can work with, and how many images go at once. Returns the images of a first
-    training batch, or None; the copy, whose lazy layers have their sizes; a list of hints.
+    Looked at are all batches of a list, all labels of an `ImageIterator`, of others a first batch,
+    and nothing of a generator or a stream. `precision` gets the layout that the network takes, and
+    how many images go at once. Returns the images of a first training batch, or None; the copy,
+    whose lazy layers have their sizes; a list of hints.
     """
     with _random_state_kept(precision.device, train_iter, test_iter), torch.no_grad():
         X, labels = _first_batch(train_iter, "train_iter", num_epochs)
@@ -166,15 +165,18 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
         refuse((X is None and is_lazy(net),
                 "the network has lazy layers, whose sizes a first batch tells, and this train_iter "
                 "gives its first batch once only: call net(X) on one before training"))  # fmt: skip
+        mode = contextlib.ExitStack()
         try:  # nothing that it keeps of the trial is the network's own
             memo = {id(b): UninitializedBuffer(dtype=b.dtype) for b in net.buffers()
                     if nn.parameter.is_lazy(b)}  # fmt: skip
-            trial, mode = copy.deepcopy(uncompiled(net), memo).train(), contextlib.nullcontext()
+            trial = copy.deepcopy(uncompiled(net), memo).train()
         except (RuntimeError, TypeError):  # it keeps results of earlier calls, or an open file
-            trial, mode = uncompiled(net), evaluation_mode(net)
-        trial.to(precision.device)
+            trial = mode.enter_context(evaluation_mode(uncompiled(net)))
+            mode.callback(trial.to, next(trial.parameters()).device)
+            mode.callback(lay_out, trial, torch.contiguous_format)
         kinds = [None if t is None else (t.shape[1:], t.dtype) for t in (X, test_X)]
         with mode:
+            trial.to(precision.device)
             if is_lazy(trial):
                 _scores(trial, X, "train_iter", precision)
                 waiting = [name for name, module in trial.named_modules() if is_lazy(module)]
@@ -183,16 +185,14 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
             first = scores = None if X is None else _scores(trial, X, "train_iter", precision)
             if test_X is not None and (scores is None or kinds[0] != kinds[1]):
                 scores = _scores(trial, test_X, "test_iter", precision)
-            for given, y, name in (
-                (first, labels, "train_iter"),
-                (scores, test_labels, "test_iter"),
-            ):
-                if y is not None and given.dim() == 2:  # else they are labels already
-                    check_labels(y, given.shape[1], name)
+            if labels is not None and first.dim() == 2:  # else they are labels already
+                check_labels(labels, first.shape[1], "train_iter")
+            if test_labels is not None and scores.dim() == 2:
+                check_labels(test_labels, scores.shape[1], "test_iter")
             hints = list(dict.fromkeys([*_hints(X, first), *_hints(test_X)]))
             in_parts = precision.device.type == "cpu" and precision.layout == torch.channels_last
-            is_large = X is not None and len(X) > IMAGES_AT_ONCE
-            if in_parts and is_large and images_are_independent(trial.eval(), X):
+            in_parts &= X is not None and len(X) > IMAGES_AT_ONCE
+            if in_parts and images_are_independent(trial.eval(), X):
                 precision.images_at_once = IMAGES_AT_ONCE
     return X, trial, hints
 

@@ -594,8 +594,12 @@ def test_a_network_that_keeps_something_of_its_batches():
     net = Counting()
     assert len(train(net, batches(), num_epochs=2).test_acc) == 2
     assert net.calls == 2 * (3 + 3)
-    assert train(net, batches()).test_acc  # a result that it keeps cannot be copied
-    assert not net.training
+    net.kept = net.net(batches()[0][0])  # a result that it keeps cannot be copied
+    calls = net.train().calls.clone()
+    with pytest.raises(ValueError, match="resize"):
+        train(net, batches(side=10))
+    assert net.calls == calls + 1 and net.training and net.net[0].weight.is_contiguous()
+    assert train(net, batches()).test_acc and not net.training
 
 
 def test_networks_with_modes_and_sizes_of_their_own(capsys):
