@@ -65,12 +65,11 @@ def check_arguments(net, num_epochs, lr, device, seed, checkpoint):
     lr_fits = isinstance(lr, numbers.Real) and 0 < lr <= torch.finfo(torch.float32).max
     is_path = checkpoint is None or isinstance(checkpoint, (str, os.PathLike))
     is_absent = device.type == "cuda" and not torch.cuda.is_available()
-    is_frozen = not any(p.requires_grad for p in net.parameters())
     refuse(
         (not lr_fits, f"lr must be a positive number, got {lr!r}"),
         (seed is not None and seed >= 2**63, f"seed must be {wanted}, got {seed}"),
         (is_absent, f"device is {str(device)!r}, but torch finds no CUDA GPU here; leave it out"),
-        (is_frozen, "the network has no parameter to train"),
+        (not any(p.requires_grad for p in net.parameters()), "net has no parameter to train"),
         (not torch.is_grad_enabled(), "gradients are switched off around train_ch6"),
         (not is_path, f"checkpoint={checkpoint!r} cannot be written: it is no path"),
     )
@@ -263,7 +262,8 @@ def _hints(X, scores=None):
 @contextlib.contextmanager
 def _random_state_kept(device, *iterators):
     """Leave the random numbers of torch, Python and NumPy, and of loaders, as they were."""
-    owners = [*iterators, *(getattr(it, "sampler", None) for it in iterators)]
+    samplers = [getattr(it, "batch_sampler", None) for it in iterators]
+    owners = [*iterators, *(getattr(it, "sampler", None) for it in (*iterators, *samplers))]
     generators = [getattr(owner, "generator", None) for owner in owners]
     states = [(g, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     numpy_random = getattr(sys.modules.get("numpy"), "random", None)

@@ -21,7 +21,7 @@ from d2lmini.cuda_graph import GraphedStep, can_be_graphed
 from d2lmini.data import ImageIterator
 from d2lmini.device import Precision, cuda_missing, trim_heap
 from d2lmini.metrics import Accumulator, accuracy, batches_of, evaluate
-from d2lmini.network import dtype_of, evaluation_mode, init_xavier, is_lazy, uncompiled
+from d2lmini.network import device_of, dtype_of, evaluation_mode, init_xavier, is_lazy, uncompiled
 
 __all__ = ["History", "train_ch6"]
 
@@ -167,7 +167,8 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         print(f"going on from the checkpoint, {done} epochs done")
     sums = Accumulator(3)  # loss, correct, scores that are not 0, of an epoch
     progress = Progress(history, num_epochs, train_iter, on_cuda, caption)
-    graph = GraphedStep(device) if cuda_graph and can_be_graphed(train_iter, device) else None
+    is_graphed = cuda_graph and can_be_graphed(train_iter, device)
+    graph = GraphedStep(device_of(net)) if is_graphed else None
     try:
         with precision.applied_to(net):
             while len(history.test_acc) < num_epochs:
