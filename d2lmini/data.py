@@ -159,7 +159,10 @@ class ImageIterator:
             batch is made, where the batch is made, so random changes differ from epoch to epoch;
             drawn with torch's own random numbers they follow `train_ch6`'s seed and checkpoint.
 
-        >>> flipped = train_iter.map(lambda X: X.flip(-1) if torch.rand(()) < 0.5 else X)
+        >>> def flip_half(X):
+        ...     flipped = torch.rand(len(X), 1, 1, 1, device=X.device) < 0.5
+        ...     return torch.where(flipped, X.flip(-1), X)
+        >>> flipped_iter = train_iter.map(flip_half)
         """
         mapped = copy.copy(self)
         mapped.transforms = (*self.transforms, transform)

@@ -21,7 +21,7 @@ CELLS = [
     pytest.param(list(group), id="-".join(key))
     for key, group in itertools.groupby(ANSWERS, lambda answer: (answer.chapter, answer.cell))
 ]
-HOURS = 2  # on two cores, for the whole set
+HOURS = 3  # of the processor, for the whole set
 
 measured = pytest.mark.parametrize("answer", MEASURED, ids=str)
 

@@ -9,6 +9,7 @@ import sys
 
 import nbformat
 import pytest
+import torch
 from nbconvert import HTMLExporter
 
 import conftest
@@ -29,13 +30,16 @@ HEADINGS = {  # of the chapters that follow the source
 # What readers ask, and the text's own topics: each is a heading, below the source's.
 QUESTIONS = {
     "alexnet": "#### 第一层的算术|#### 两个4096的全连接层|#### 为什么是两层，为什么是4096"
-    "|#### 展平之后的6400从哪里来|### 输入可以是别的大小吗|### `examples/sec`是怎么算的"
-    "|### 训练精度为什么可能低于测试精度|### 网络学到了什么|### 训练不顺利时",
+    "|#### 展平之后的6400从哪里来|#### 输入是224还是227"
+    "|### 输入可以是别的大小吗|### `examples/sec`是怎么算的"
+    "|### 训练精度为什么可能低于测试精度|### 网络学到了什么|### 训练不顺利时"
+    "|#### sigmoid换成ReLU，损失反而不降了",
     "vgg": "### 为什么用3×3|### 两层3×3能完全代替一层5×5吗|### “11”是怎么数出来的"
-    "|### 参数在哪里，计算在哪里|### 为什么高和宽减半时，通道数要加倍|### 比AlexNet贵在哪里"
+    "|### 参数在哪里，计算在哪里|#### 权重文件为什么有几百MB"
+    "|### 为什么高和宽减半时，通道数要加倍|#### 为什么从64个通道开始|### 比AlexNet贵在哪里"
     "|### 把输入改成96×96会怎样|### 开始之前：信号能传到底吗|### 训练与结果|### 网络学到了什么"
     "|### 训练停住不动怎么办",
-    "nin": "### 1×1卷积只有一个参数吗|### 块由什么组成|### 第二个块的填充是1还是2"
+    "nin": "### 1×1卷积只有一个参数吗|### 块由什么组成"
     "|### 224除不尽，哪一边被丢掉|### 省了多少|### 参数少了，为什么训练未必更快"
     "|### 为什么是两个1×1，去掉一个会怎样|### 最后得到的是得分，不是概率|### 求平均，还是取最大"
     "|### 开始之前：损失停在2.303是怎么回事|#### 停在2.303怎么办|### 训练与结果"
@@ -159,13 +163,25 @@ def test_nin_tells_how_its_starts_were_measured():
     told = (
         f"用{len(runs)}个随机种子各训练了一次，到起步的那一轮结束为止，最多两轮："
         + "，".join(outcomes)
-        + f"。把一轮分成五段，平均损失第一次低于{nin_starts.STARTED}的那一段，最早的结束于第"
-        f"{min(starts):.1f}轮，最晚的结束于第{max(starts):.1f}轮。"
+        + f"。把一轮分成五段，以“一段之内的平均损失第一次低于{nin_starts.STARTED}”算起步，最早在"
+        f"第{min(starts):.1f}轮，最晚在第{max(starts):.1f}轮；本章录制的这一次更晚"
     )
     (text,) = (
         cell.source for cell in markdown(notebooks.read("nin")) if cell.id == "first-epoch-text"
     )
     assert told in text
+
+
+@pytest.mark.slow
+@chapters
+def test_cells_can_be_run_again_from_last_to_first(name):
+    """All but the training: a reader changes a cell and runs it again, wherever it stands."""
+    cells = [cell for cell in code(notebooks.read(name)) if cell.id != "install"]
+    again = [cell for cell in reversed(cells) if "training" not in notebooks.tags(cell)]
+    namespace = {"__name__": "__main__"}
+    with torch.random.fork_rng():
+        for cell in [*cells, *again]:
+            exec(compile(cell.source, f"{name}, cell {cell.id}", "exec"), namespace)
 
 
 @chapters

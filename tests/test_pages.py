@@ -1,5 +1,6 @@
 """The pages beside the chapters: what goes wrong, references and credit, and both READMEs."""
 
+import json
 import re
 import shutil
 import warnings
@@ -78,6 +79,21 @@ def test_what_others_say_is_there_to_be_found():
         "'gbk' codec can't encode character",
     ):
         assert message in TROUBLE
+
+
+def test_minutes_on_a_cpu_are_those_of_the_records():
+    """An epoch with its evaluation: the fastest and the slowest, rounded."""
+    labels = {"alexnet": "AlexNet（224）", "vgg": "缩小的VGG-11（224）", "nin": "NiN（224）",
+              "googlenet": "GoogLeNet（96）"}  # fmt: skip
+    for name, label in labels.items():
+        record = json.loads((ROOT / f"recordings/{name}.json").read_text("utf-8"))
+        if not record["record"]["device"].startswith("cpu"):
+            continue  # recorded on a GPU since
+        history = record["histories"][0]
+        pairs = zip(history["train_seconds"], history["test_seconds"], strict=True)
+        minutes = [round((train + test) / 60) for train, test in pairs]
+        told = "到".join(map(str, sorted({min(minutes), max(minutes)})))
+        assert f"| {label} | {told} | {history['precision']} |" in TROUBLE, name
 
 
 def test_a_missing_data_set_is_quoted(monkeypatch, tmp_path):

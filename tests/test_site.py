@@ -459,8 +459,8 @@ def test_formulas_stay_readable_in_excerpts(browser):
                 tex
             )
     with Tab(browser) as tab:
-        page = tab.open(address(SITE.as_uri(), "search", "?q=全都相等的网络"))
-        assert "交叉熵是ln 10" in page.locator("#search-results p").first.inner_text()
+        page = tab.open(address(SITE.as_uri(), "search", "?q=个得分全都相等"))
+        assert "2.303是ln 10" in page.locator("#search-results p").first.inner_text()
 
 
 def test_search_finds_any_run_of_two_characters_or_more(browser):
@@ -617,6 +617,17 @@ def test_nothing_is_cut_and_no_page_scrolls_sideways(browser, width):
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
             assert not page.evaluate(OUTSIDE), name
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_code_fits_its_box(browser, name):
+    """On a screen of 1280 pixels no line of code has to be scrolled to, in answers neither."""
+    with Tab(browser, 1280) as tab:
+        page = tab.open(address(SITE.as_uri(), name))
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        assert not page.evaluate("""[...document.querySelectorAll("article .highlight pre")]
+            .filter(e => e.scrollWidth > e.clientWidth + 1)
+            .map(e => `${e.scrollWidth - e.clientWidth} px: ${e.textContent.slice(0, 60)}`)""")
 
 
 def test_typography(browser):
