@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 
 from d2lmini.figures.inline_svg import InlineFigure, chinese_fonts, figure_svg
 
-__all__ = ["Animator", "Progress"]
-
 POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
 SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
 
@@ -28,8 +26,7 @@ class Animator:
         xlabel, ylabel, legend, caption: axis labels, names of the curves, text under the figure.
         xlim, ylim: `(low, high)` of the axes; None fits the data. xscale, yscale: 'linear', 'log'.
         fmts: matplotlib formats, used in turn by any number of curves.
-        nrows, ncols: grid of axes; curves are drawn in the first.
-        figsize: width and height in inches.
+        nrows, ncols, figsize: grid of axes, of which the first has the curves; its size in inches.
     """
 
     def __init__(self, xlabel=None, ylabel=None, legend=None, xlim=None, ylim=None,
@@ -47,33 +44,28 @@ class Animator:
         self._display, self._progress = None, ""  # what stands in the terminal's last line
 
     def add(self, x, y, *, redraw=True):
-        """Add a point to each curve.
+        """Add a point to each curve; `redraw=False` only keeps it.
 
         `x` and `y` are numbers, tensors on any device, or sequences of these with one entry a
-        curve; one `x` serves all curves; None leaves a curve as it is. `redraw=False` only keeps
-        the point.
+        curve; one `x` serves all curves; None leaves a curve as it is.
         """
-        ys, xs = _as_list(y), _as_list(x)
-        if len(xs) == 1:
-            xs *= len(ys)
+        xs, ys, at, told = _as_list(x), _as_list(y), None, []
+        xs = xs * len(ys) if len(xs) == 1 else xs
         if len(xs) != len(ys):
             raise ValueError(f"x has {len(xs)} entries and y has {len(ys)}; they must be as many")
-        while len(self.X) < len(ys):
-            self.X.append([])
-            self.Y.append([])
-        values, first = [], None  # for the line of a terminal or a file
         for index, (x_new, y_new) in enumerate(zip(xs, ys, strict=True)):
+            if index == len(self.X):
+                self.X.append([])
+                self.Y.append([])
             if x_new is not None and y_new is not None:
-                self.X[index].append(float(x_new))
+                self.X[index].append(at := float(x_new))
                 self.Y[index].append(float(y_new))
-                values.append(f"{self._name(index)} {float(y_new):.3f}")
-                first = float(x_new) if first is None else first
-        if _in_notebook():
-            if redraw:
-                self.redraw()
-        elif values and first.is_integer():
+                told.append(f"{self._name(index)} {float(y_new):.3f}")
+        if redraw and _in_notebook():
+            self.redraw()
+        elif told and at.is_integer() and not _in_notebook():
             self.progress("")
-            print(f"{self.xlabel or 'x'} {first:.0f}: {', '.join(values)}", flush=True)
+            print(f"{self.xlabel or 'x'} {at:.0f}: {', '.join(told)}", flush=True)
 
     def redraw(self, status=None):
         """Show the curves as they are, in a notebook; `status` is a line under the figure."""
@@ -122,14 +114,12 @@ class Animator:
         return self.legend[index] if index < len(self.legend) else f"series {index + 1}"
 
     def _description(self):
-        last = "，".join(
-            f"{self._name(i)} {y_list[-1]:.3g}" for i, y_list in enumerate(self.Y) if y_list
-        )
-        return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{last or '尚无'}"
+        last = [f"{self._name(i)} {points[-1]:.3g}" for i, points in enumerate(self.Y) if points]
+        return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{'，'.join(last) or '尚无'}"
 
 
 class Progress:
-    """What a reader sees of a run: the curves, a line with speed and time left, the results."""
+    """What a reader sees of a run: its curves, and a line with speed and time left."""
 
     def __init__(self, history, num_epochs, train_iter, on_cuda, caption):
         self.history, self.num_epochs, self.on_cuda = history, num_epochs, on_cuda
@@ -151,12 +141,11 @@ class Progress:
         if not due and now - self.last_status <= SECONDS_BETWEEN_REDRAWS:
             return False
         epoch, seconds = len(self.history.test_acc) + 1, max(now - started, 1e-9)
-        of, time_left = "", ""
+        of = time_left = ""
         if self.num_batches:
             an_epoch = self.num_batches / done * seconds + sum(self.history.test_seconds[-1:])
             left = round((self.num_epochs - epoch + 1 - done / self.num_batches) * an_epoch)
-            of = f"/{self.num_batches}"
-            time_left = f", about {left // 60}:{left % 60:02d} min left"
+            of, time_left = f"/{self.num_batches}", f", about {left // 60}:{left % 60:02d} min left"
         self.status = (f"epoch {epoch}/{self.num_epochs}, batch {done}{of}, "
                        f"{num_samples / seconds:.0f} examples/sec{time_left}")  # fmt: skip
         if due and self.on_cuda:  # which has work to do meanwhile
@@ -181,14 +170,9 @@ class Progress:
 
 
 def _as_list(values):
-    """Plain numbers and Nones from one of them, a tensor, an array, or a sequence of any."""
-    values = values.tolist() if hasattr(values, "tolist") else values
-    if not hasattr(values, "__len__"):
-        return [values]
-    plain = []
-    for value in values:
-        plain.append(value.tolist() if hasattr(value, "tolist") else value)
-    return plain
+    values = values.tolist() if hasattr(values, "tolist") else values  # a tensor or an array
+    values = values if hasattr(values, "__len__") else [values]
+    return [value.tolist() if hasattr(value, "tolist") else value for value in values]
 
 
 def _in_notebook():

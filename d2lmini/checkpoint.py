@@ -1,144 +1,118 @@
 """Training state on disk, so that a run that was cut off goes on as if it had not been."""
 
-import errno
+import dataclasses
 import hashlib
+import io
 import os
-import pickle
 import tempfile
-import time
+import warnings
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
 
-from d2lmini.checks import BadInput, refuse
+from d2lmini.checks import BadInput
 from d2lmini.data import ImageIterator
 
-__all__ = ["check_same_run", "fingerprint", "hash_of", "load", "restore", "save", "state_of"]
 
-STALE = 3600  # seconds after which a file that is still being written is what a kill has left
+class Checkpoint:
+    """The file of a run at `path`; where that is None there is none, and nothing is written.
 
-
-def save(path, settings, state):
-    """Write `state` and the fingerprint `settings` into `path`, whole or not at all.
-
-    OSError or RuntimeError when it cannot be written; the previous file is left as it was.
+    `settings` are the plain values by which it knows its run, `state` is all that the epochs to
+    come depend on; both are None without a file. Plain SGD has no state of its own.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{path.name}.*.part"):
-        if time.time() - left.stat().st_mtime > STALE:
-            left.unlink(missing_ok=True)
-    # Written beside the target, under a name of its own, and renamed: a kill at any moment, or
-    # another run that writes the same file, leaves the old file or the new one.
-    handle, temporary = tempfile.mkstemp(".part", path.name + ".", path.parent)
-    try:
-        with open(handle, "wb") as file:
-            torch.save({"settings": settings, "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
-
-def load(path):
-    """Return the settings and the state in `path`; None, None when there is no such file.
-
-    OSError when it cannot be read just now; ValueError: no checkpoint, or one of an older form.
-    """
-    path = Path(path)
-    if not path.exists():
-        return None, None
-    with path.open("rb") as file:
+    def __init__(self, path):
+        """Read the file. OSError: it cannot be read just now; ValueError: it is no checkpoint."""
+        self.path, self.settings, self.state = path, None, None
+        if path is None or not Path(path).exists():
+            return
+        content, file = Path(path).read_bytes(), f"checkpoint={str(path)!r}"
         try:
-            content = dict(torch.load(file, map_location="cpu", weights_only=True))
-            settings, state = dict(content["settings"]), dict(content["state"])
-            state["net"], state["history"], state["rng"]
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError,
-                ValueError, AttributeError) as error:  # fmt: skip
-            # A lost network drive, say: the file may be good. (EINVAL: it is cut short.)
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise
-            raise BadInput(f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all "
-                           "of one; delete the file or name another") from error  # fmt: skip
-    refuse(("init_weights" not in settings,
-            f"checkpoint={str(path)!r} was written by an earlier d2lmini: its weights can be read, "
-            "but training cannot go on from it; name another file"))  # fmt: skip
-    return settings, state
+            content = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self.settings, self.state = dict(content["settings"]), dict(content["state"])
+            self.state["net"], self.state["history"]
+        except Exception as error:  # torch raises whatever other bytes come to
+            raise BadInput(f"{file} is not a checkpoint of train_ch6, or not all of one; delete "
+                           "the file or name another") from error  # fmt: skip
+        if "init_weights" not in self.settings:
+            raise BadInput(f"{file} was written by an earlier d2lmini: its weights can be read, "
+                           "but training cannot go on from it; name another file")  # fmt: skip
+
+    def check_same_run(self, net, train_iter, test_iter, lr, seed, precision, init_weights):
+        """Note the settings of this run; refuse those of another, naming what differs first."""
+        parameters, generator = dict(net.named_parameters()), getattr(train_iter, "generator", None)
+        sizes = {name: getattr(train_iter, name, None) for name in ("batch_size", "resize")}
+        settings = {
+            "network": str(net),
+            "parameters": "\n".join(f"{name} {tuple(p.shape)}{'' if p.requires_grad else ' frozen'}"
+                                    for name, p in parameters.items()),
+            **{name: size if isinstance(size, int) else None for name, size in sizes.items()},
+            "lr": float(lr), "seed": seed, "own generator": isinstance(generator, torch.Generator),
+            "number format": precision.name, "device": precision.device.type,
+            "data": _hash_of(t for it in (train_iter, test_iter) if isinstance(it, ImageIterator)
+                             for t in (it.images, it.labels)),
+            "init_weights": init_weights or _hash_of(parameters.values()),
+        }  # fmt: skip
+        found = self.settings = self.settings or settings
+        if self.state and not init_weights:
+            reached = [self.state["net"][name] for name in parameters if name in self.state["net"]]
+            if settings["init_weights"] == _hash_of(reached):
+                settings["init_weights"] = found["init_weights"]  # the run's own
+        for name, now in settings.items():
+            if (was := found.get(name)) != now:
+                if isinstance(was, str) and isinstance(now, str):  # the first lines that differ
+                    lines = zip_longest(was.splitlines(), now.splitlines())
+                    was, now = next(pair for pair in lines if pair[0] != pair[1])
+                raise BadInput(f"checkpoint={str(self.path)!r} belongs to another run: its {name} "
+                               f"is {was!r}, this run's is {now!r}; name another file, or delete "
+                               "it to start afresh")  # fmt: skip
+
+    def restore(self, net, scaler, train_iter, device):
+        """Take up the run that left the file; return its history as a dict."""
+        net.load_state_dict(self.state["net"])
+        scaler.load_state_dict(self.state["scaler"])
+        torch.set_rng_state(self.state["rng"])
+        if self.state["device_rng"] is not None:
+            getattr(torch, device.type).set_rng_state(self.state["device_rng"], device)
+        if self.state["order"] is not None:
+            train_iter.generator.set_state(self.state["order"])
+        return self.state["history"]
+
+    def save(self, net, scaler, train_iter, device, history):
+        """Write the file whole or not at all; where it cannot be written, a warning says so."""
+        if self.path is None:
+            return
+        path, generator = Path(self.path), getattr(train_iter, "generator", None)
+        on_gpu, module = device.type != "cpu", getattr(torch, device.type)
+        self.state = {
+            "net": net.state_dict(), "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
+            "device_rng": module.get_rng_state(device) if on_gpu else None,
+            "order": generator.get_state() if isinstance(generator, torch.Generator) else None,
+            "history": dataclasses.asdict(history),
+        }  # fmt: skip
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the target, under a name of its own, and renamed: a kill at any moment, or
+            # another run that writes the same file, leaves the old file or the new one.
+            handle, temporary = tempfile.mkstemp(".part", path.name + ".", path.parent)
+            try:
+                with open(handle, "wb") as file:
+                    torch.save({"settings": self.settings, "state": self.state}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # a full disk, say: training goes on
+            epoch = len(history.test_acc)
+            warnings.warn(f"checkpoint of epoch {epoch} not written: {error}", stacklevel=2)
 
 
-def _device_rng(device, *state):
-    """Get, or set, the state of the random numbers of a GPU; None of a CPU."""
-    of_device = getattr(torch, device.type, None) if device.type in ("cuda", "mps") else None
-    on_cuda = [device] if device.type == "cuda" else []
-    if of_device is None:
-        return None
-    return of_device.set_rng_state(*state, *on_cuda) if state else of_device.get_rng_state(*on_cuda)
-
-
-def state_of(net, scaler, train_iter, device):
-    """All that the epochs to come depend on but the history; plain SGD has no state of its own."""
-    generator = getattr(train_iter, "generator", None)
-    order = generator.get_state() if isinstance(generator, torch.Generator) else None
-    return {"net": net.state_dict(), "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
-            "device_rng": _device_rng(device), "order": order}  # fmt: skip
-
-
-def restore(state, net, scaler, train_iter, device):
-    """Take up the run that left `state`."""
-    net.load_state_dict(state["net"])
-    scaler.load_state_dict(state["scaler"])
-    torch.set_rng_state(state["rng"])
-    _device_rng(device, state["device_rng"])
-    if state["order"] is not None:
-        train_iter.generator.set_state(state["order"])
-
-
-def fingerprint(net, train_iter, test_iter, lr, seed, precision, init_weights):
-    """The plain values by which a checkpoint knows its run, by name, as numbers and texts."""
-    parameters, settings = list(net.named_parameters()), {"network": str(net)}
-    settings["parameters"] = "\n".join(f"{name} {tuple(p.shape)}" for name, p in parameters)
-    settings["frozen parameters"] = "\n".join(n for n, p in parameters if not p.requires_grad)
-    for name, data_iter in (("training", train_iter), ("test", test_iter)):
-        own = isinstance(data_iter, ImageIterator)
-        settings[f"{name} data"] = hash_of([data_iter.images, data_iter.labels]) if own else None
-    for name in ("batch_size", "resize"):
-        size = getattr(train_iter, name, None)
-        settings[name] = size if isinstance(size, int) else None
-    return {
-        **settings,
-        **{"lr": float(lr), "seed": seed, "number format": precision.name},
-        **{"memory layout": str(precision.layout), "device": precision.device.type},
-        "init_weights": init_weights or hash_of(p for _, p in parameters),
-        "own generator": isinstance(getattr(train_iter, "generator", None), torch.Generator),
-    }
-
-
-def hash_of(tensors):
+def _hash_of(tensors):
     """A hash of numbers and shapes, as text."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def check_same_run(path, found, settings, state):
-    """Return the settings in the file; refuse others than `settings`, naming what differs first."""
-    names = [line.split(" ")[0] for line in settings["parameters"].splitlines()]
-    for name, now in settings.items():
-        was = found.get(name)
-        if was == now:
-            continue
-        own_weights = name == "init_weights" and isinstance(now, str) and isinstance(was, str)
-        if own_weights and now == hash_of(map(state["net"].get, names)):
-            continue  # they are those that the run has reached
-        if isinstance(was, str) and isinstance(now, str):  # the first lines that differ
-            lines = zip([*was.splitlines(), ""], [*now.splitlines(), ""], strict=False)
-            was, now = next((pair for pair in lines if pair[0] != pair[1]), (was, now))
-        difference = f"its {name} is {was!r}, this run's is {now!r}"
-        raise BadInput(f"checkpoint={str(path)!r} belongs to another run: {difference}; name "
-                       "another file, or delete it to start afresh")  # fmt: skip
-    return found

@@ -12,15 +12,13 @@ import torch
 
 from d2lmini.data import ImageIterator
 
-__all__ = ["GraphedStep", "can_be_graphed"]
-
 ORDINARY_CALLS = 2  # libraries load and choose algorithms in the first
 
 
-def can_be_graphed(data_iter, device):
-    """Whether batches are made on the GPU, by this package alone; others go the ordinary way."""
+def graphed_step(data_iter):
+    """A `GraphedStep`, or None for batches that are not made on a GPU by this package alone."""
     is_own = isinstance(data_iter, ImageIterator) and not data_iter.transforms
-    return is_own and device.type == "cuda"
+    return GraphedStep(data_iter.device) if is_own and data_iter.device.type == "cuda" else None
 
 
 class GraphedStep:
@@ -36,21 +34,17 @@ class GraphedStep:
         if len(indices) != full_size:
             work(indices)
         elif self.num_calls < ORDINARY_CALLS:
-            self.num_calls += 1
-            self._warm_up(work, indices)
+            self.num_calls += 1  # the last one on the stream that will capture, for its libraries
+            ordinary = torch.cuda.current_stream(self.device)
+            self.stream.wait_stream(ordinary)
+            with torch.cuda.stream(self.stream if self.num_calls == ORDINARY_CALLS else ordinary):
+                work(indices)
+            ordinary.wait_stream(self.stream)
         else:
             if self.graph is None:
                 self._capture(work, indices)
             self.indices.copy_(indices)
             self.graph.replay()
-
-    def _warm_up(self, work, indices):
-        """Ordinary work, the last time on the stream that will capture it, for its libraries."""
-        ordinary = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(ordinary)
-        with torch.cuda.stream(self.stream if self.num_calls == ORDINARY_CALLS else ordinary):
-            work(indices)
-        ordinary.wait_stream(self.stream)
 
     def _capture(self, work, indices):
         """Record the kernels of the work without running them."""

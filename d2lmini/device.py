@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import datetime
 import html
-import itertools
 import operator
 import platform
 import shutil
@@ -14,33 +13,25 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Precision", "cuda_missing", "device_name", "environment", "lay_out", "memory_kept",
-           "trim_heap", "try_gpu", "whole_number"]  # fmt: skip
+from d2lmini.network import lay_out
 
 AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-IMAGES_AT_ONCE = (
-    64  # through a network on a CPU: a larger batch in parts is as fast, in less memory
-)
 NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")  # Linux: a folder for each card
-GET_CUDA = "https://pytorch.org/get-started/locally/ names the build that has it"
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
 HAS_GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def whole_number(name, value, low=1, wanted="a positive int"):
-    """`value` as an int, whatever whole number it is; ValueError says what argument `name` is."""
+    """`value` as an int, whatever whole number it is; ValueError names the argument, `name`."""
     with contextlib.suppress(TypeError):
         is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
-        if not is_bool and operator.index(value) >= low:
+        if not is_bool and low <= operator.index(value) < 2**63:
             return operator.index(value)
     raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def try_gpu(i=0):
-    """Return the `torch.device` cuda:i if there is one; else, for i = 0, Apple's mps; else the CPU.
-
-    Raises ValueError when `i` is not an int or is negative.
-    """
+    """Device cuda:i; without it, for i = 0, Apple's mps; else the CPU. ValueError below 0."""
     i = whole_number("i", i, low=0, wanted="the number of a GPU, an int from 0 on")
     if i < torch.cuda.device_count():
         return torch.device("cuda", i)
@@ -51,8 +42,8 @@ class Precision:
     """The arithmetic of a training run: `train_ch6`'s argument `precision` on `device`.
 
     Attributes:
-        dtype: that of autocast, None without it. tf32: whether fp32 products are TF32.
-        layout: memory format of the weights, which that of the activations follows.
+        dtype: autocast's, None without it. tf32: whether CUDA multiplies fp32 numbers as TF32.
+        layout: memory format of the weights, which activations follow.
         images_at_once: a larger batch goes through the network in parts.
     """
 
@@ -60,23 +51,21 @@ class Precision:
         if name not in (*AUTOCAST_DTYPES, "auto"):
             known = ", ".join(AUTOCAST_DTYPES)
             raise ValueError(f"precision must be one of {known} or auto, got {name!r}")
-        name = _fastest(device) if name == "auto" else name
+        self._asked = name = _fastest(device) if name == "auto" else name
         self.device, self.dtype, self.images_at_once = device, AUTOCAST_DTYPES[name], 2**31
-        # TF32 wants tensor cores of capability 8.0; without them, as on Colab's T4, the products
-        # are fp32's, and the channels innermost would be slower than the reference's layout.
-        has_tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-        self.tf32 = name != "fp32" and has_tf32
-        on_tensor_cores = device.type == "cuda" and (self.tf32 or self.dtype is not None)
-        is_faster = name != "fp32" and (device.type == "cpu" or on_tensor_cores)
+        # TF32 wants tensor cores of capability 8.0. Without them, as on Colab's T4, the products
+        # are fp32's, and channels_last would be slower than the reference's layout.
+        on_cuda = device.type == "cuda"
+        has_tf32 = on_cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+        self.tf32, on_cpu = name != "fp32" and has_tf32, name != "fp32" and device.type == "cpu"
+        is_faster = on_cpu or self.tf32 or (on_cuda and self.dtype is not None)
         self.layout = torch.channels_last if is_faster else torch.contiguous_format
 
     @property
     def name(self):
         """What it comes to: "fp32", "fp32, channels last", "tf32", "bf16" or "fp16"."""
-        if self.dtype is not None:
-            return "bf16" if self.dtype == torch.bfloat16 else "fp16"
         plain = "fp32, channels last" if self.layout == torch.channels_last else "fp32"
-        return "tf32" if self.tf32 else plain
+        return self._asked if self.tf32 or self.dtype is not None else plain
 
     def autocast(self):
         """The context of a forward pass."""
@@ -87,17 +76,14 @@ class Precision:
     @contextlib.contextmanager
     def applied_to(self, net):
         """Training's memory layout, products and memory, put back afterwards."""
-        with (
-            _cuda_products(self.tf32) if self.device.type == "cuda" else contextlib.nullcontext(),
-            memory_kept(self.device),
-            torch.autocast(self.device.type, enabled=False),  # a reader's, around train_ch6
-        ):
-            try:
-                lay_out(net, self.layout)
-                yield
-            finally:
-                with contextlib.suppress(torch.OutOfMemoryError):  # the first one tells what to do
-                    lay_out(net, torch.contiguous_format)
+        with contextlib.ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(_cuda_products(self.tf32))
+            stack.enter_context(memory_kept(self.device))
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))  # a reader's own
+            stack.callback(lay_out, net, torch.contiguous_format)
+            lay_out(net, self.layout)
+            yield
 
 
 def _fastest(device):
@@ -116,10 +102,10 @@ def _fastest(device):
 def _cuda_products(tf32):
     """Products and convolutions of fp32 numbers on CUDA in TF32 or in full, put back afterwards."""
     cudnn, matmul, saved = torch.backends.cudnn, torch.backends.cuda.matmul, []
-    older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
-    owners = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)
-    for owner, name in (*older, *((owner, "fp32_precision") for owner in owners)):
-        # Torch 2.9 has newer names, and does not tell what was set by them under the older ones.
+    names = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    # Torch 2.9 has newer names, and does not tell what was set by them under the older ones.
+    names += [(getattr(cudnn, name, None), "fp32_precision") for name in ("conv", "rnn")]
+    for owner, name in [*names, (matmul, "fp32_precision")]:
         with contextlib.suppress(AttributeError, RuntimeError):
             saved.append((owner, name, getattr(owner, name)))
     try:
@@ -130,31 +116,22 @@ def _cuda_products(tf32):
             setattr(*setting)
 
 
-def lay_out(net, layout):
-    """Have the weights of two-dimensional layers in this memory format (others have none)."""
-    for tensor in itertools.chain(net.parameters(), net.buffers()):
-        if tensor.dim() == 4:
-            tensor.data = tensor.data.to(memory_format=layout)
-
-
 @contextlib.contextmanager
 def memory_kept(device):
     """Have glibc keep freed memory meanwhile, for the tensors to come; nothing but on a CPU.
 
-    Left to itself glibc returns each of a step's large tensors to the system as soon as it is
-    freed, and the system clears all pages before it hands them out again: a third of the step.
+    Left to itself it returns each of a step's large tensors to the system, which clears all pages
+    before it hands them out again: a third of the step.
     """
-    libc = ctypes.CDLL(None) if HAS_GLIBC and device.type == "cpu" else None
-    # No tensor in pages of its own; nothing goes back. Afterwards as glibc, which adapts itself, is
-    # after a large tensor or two.
-    for setting, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, -1)) if libc else ():
-        libc.mallopt(setting, value)
+    mallopt = ctypes.CDLL(None).mallopt if HAS_GLIBC and device.type == "cpu" else lambda *_: None
+    mallopt(MMAP_MAX, 0)  # no tensor in pages of its own
+    mallopt(TRIM_THRESHOLD, -1)  # and nothing goes back
     try:
         yield
-    finally:
-        after = (MMAP_MAX, 1 << 16), (MMAP_THRESHOLD, 32 << 20), (TRIM_THRESHOLD, 64 << 20)
-        for setting, value in after if libc else ():
-            libc.mallopt(setting, value)
+    finally:  # as glibc, which adapts itself, is after a large tensor or two
+        mallopt(MMAP_MAX, 1 << 16)
+        mallopt(MMAP_THRESHOLD, 32 << 20)
+        mallopt(TRIM_THRESHOLD, 64 << 20)
         trim_heap(device)
 
 
@@ -167,13 +144,13 @@ def trim_heap(device):
 def cuda_missing():
     """A sentence where a torch without CUDA runs on a machine with an NVIDIA card, else ''.
 
-    PyPI's torch for Windows is such a torch. Linux is asked for cards, for there a container may
-    have `nvidia-smi` and none (Colab without a GPU does); on Windows it comes with the driver.
+    Linux is asked for cards, for there a container may have `nvidia-smi` and none, as Colab does.
     """
     on_windows = platform.system() == "Windows" and shutil.which("nvidia-smi")
     if torch.version.cuda or torch.version.hip or not (NVIDIA_CARDS.is_dir() or on_windows):
         return ""
-    return f"this machine has an NVIDIA GPU, but this torch has no CUDA to use it: {GET_CUDA}"
+    return ("this machine has an NVIDIA GPU, but this torch has no CUDA to use it: "
+            "https://pytorch.org/get-started/locally/ names the build that has it")  # fmt: skip
 
 
 def environment():

@@ -1,7 +1,4 @@
-"""Counting, timing and evaluation: the small tools that the trainer and the exercises share.
-
-The names follow the reference, d2l 0.17.0; values stay on their device until they are read.
-"""
+"""Counting, timing and evaluation: the small tools that the trainer and the exercises share."""
 
 import contextlib
 import itertools
@@ -12,9 +9,6 @@ import torch
 from d2lmini import checks
 from d2lmini.data import ImageIterator
 from d2lmini.network import device_of, dtype_of, evaluation_mode
-
-__all__ = ["Accumulator", "Timer", "accuracy", "batches_of", "evaluate", "evaluate_accuracy_gpu",
-           "predictions"]  # fmt: skip
 
 
 class Timer:
@@ -56,16 +50,10 @@ class Accumulator:
 
     def add(self, *values):
         """Add one value to each sum; ValueError when their number is not `n`."""
-        if len(values) != len(self.data):
-            raise ValueError(
-                f"this Accumulator has {len(self.data)} sums, got {len(values)} values"
-            )
-        for index, value in enumerate(values):
-            total = self.data[index]
+        for index, (total, value) in enumerate(zip(self.data, values, strict=True)):
             if isinstance(value, torch.Tensor):  # mps has no float64
-                value = value.detach().to(
-                    torch.float32 if value.device.type == "mps" else torch.float64
-                )
+                exact = torch.float32 if value.device.type == "mps" else torch.float64
+                value = value.detach().to(exact)
             if isinstance(total, torch.Tensor) and total.device == getattr(value, "device", None):
                 total += value  # in place: a CUDA graph may have its address
             else:  # a first tensor is copied, as `value` may be the caller's own
@@ -96,10 +84,10 @@ def accuracy(y_hat, y):
 def evaluate_accuracy_gpu(net, data_iter, device=None):
     """Share of correct predictions of `net` over all of `data_iter`, a float in [0, 1].
 
-    `net` makes scores (B, num_classes) of X; dropout is off meanwhile, and every module is put back
-    into the mode it was found in. `data_iter` is any iterable of `(X, y)`. `device` is where to
-    evaluate, None for the device of the network's first parameter. A GPU is waited for twice.
-    ValueError when `data_iter` yields nothing, or what does not fit; RuntimeError: out of memory.
+    `net` makes scores (B, num_classes) of X in evaluation mode, and is then put back into its own.
+    `data_iter` is any iterable of `(X, y)`; `device` is where to evaluate, None for that of the
+    network's first parameter. A GPU is waited for twice. ValueError when `data_iter` yields
+    nothing, or what does not fit; RuntimeError: out of memory.
     """
     device = torch.device(device_of(net) if device is None else device)
     data_iter = data_iter.to(device) if isinstance(data_iter, ImageIterator) else data_iter
@@ -108,39 +96,32 @@ def evaluate_accuracy_gpu(net, data_iter, device=None):
 
 def evaluate(net, data_iter, device, name, precision=None):
     """As `evaluate_accuracy_gpu`, at a `Precision`; `name` says in messages what `data_iter` is."""
-    num_correct, num_samples = Accumulator(1), 0
+    num_correct = num_samples = 0
     for _, scores, y in predictions(net, data_iter, device, name, precision):
-        num_correct.add(accuracy(scores, y.to(scores.device)))
+        num_correct += accuracy(scores, y.to(scores.device))
         num_samples += len(y)
-    return num_correct[0] / num_samples
+    return int(num_correct) / num_samples
 
 
 def predictions(net, data_iter, device, name, precision=None):
     """Yield X, the scores of `net` in evaluation mode, and y, of each batch."""
-    autocast, given, X, done = contextlib.nullcontext(), f"the images of {name}", None, 0
-    autocast = precision.autocast() if precision else autocast
+    X, done = None, 0
+    autocast = precision.autocast() if precision else contextlib.nullcontext()
     with evaluation_mode(net), torch.no_grad():
         try:
             for done, (X, y) in enumerate(batches_of(data_iter, net, device, name), start=1):
                 with autocast:
                     scores = net(X)
-                if getattr(scores, "ndim", 0) != 1:  # which are labels already
-                    checks.check_scores(scores, len(X))
-                    if y.device.type == "cpu" or done == 1:  # reading waits for a GPU
-                        checks.check_labels(y, scores.shape[1], name)
+                checks.check_scores(scores, X, y if done > 1 else y.cpu(), name)
                 yield X, scores, y
         except Exception as error:
-            given = given if X is None else f"{given}, {tuple(X.shape)}"
-            checks.raise_explained(error, given, net, X)
+            checks.raise_explained(error, name, net, X)
     if not done:
-        raise checks.BadInput(f"{name} yields no batch: there is nothing to evaluate")
+        raise checks.BadInput(f"{name} yields no batch: there is nothing to work on")
 
 
 def batches_of(data_iter, net, device, name):
-    """Yield the batches of one pass: X on `device`, in the format of `net`, and y int64.
-
-    Labels stay where they come from, to be looked at without waiting for a GPU.
-    """
+    """Yield the batches of one pass: X on `device`, in the format of `net`, and y where it was."""
     dtype = dtype_of(net)
     is_finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms
     for number, batch in enumerate(data_iter, start=1):

@@ -7,9 +7,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-__all__ = ["device_of", "dtype_of", "evaluation_mode", "images_are_independent", "init_xavier",
-           "is_lazy", "uncompiled"]  # fmt: skip
-
 
 def device_of(net):
     """The device of the network's first parameter; the CPU for one without parameters."""
@@ -32,15 +29,10 @@ def evaluation_mode(net):
         modes[module] = module.training
     net.eval()
     try:
-        yield net
+        yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def uncompiled(net):
-    """The network itself, where `net` is what `torch.compile` made of it."""
-    return getattr(net, "_orig_mod", net)
 
 
 def is_lazy(net):
@@ -48,27 +40,27 @@ def is_lazy(net):
     return any(map(nn.parameter.is_lazy, itertools.chain(net.parameters(), net.buffers())))
 
 
+def lay_out(net, layout):
+    """Have the weights of two-dimensional layers in this memory format; others have none."""
+    for tensor in itertools.chain(net.parameters(), net.buffers()):
+        if not nn.parameter.is_lazy(tensor) and tensor.dim() == 4:
+            tensor.data = tensor.data.to(memory_format=layout)
+
+
 @torch.no_grad()
 def init_xavier(module):
     """Xavier-uniform weights for a Linear or Conv2d that is to be trained; for `net.apply`.
 
-    Also where `weight_norm` or `spectral_norm` computes them, and in what `torch.jit.script` made.
+    Also where a parametrization such as `weight_norm` computes them, and in scripted modules.
     """
     scripted = getattr(module, "original_name", "") in ("Linear", "Conv2d")
-    weights = {name: p for name, p in module.named_parameters() if not name.startswith("bias")}
-    is_trained = any(parameter.requires_grad for parameter in weights.values())
-    if not (isinstance(module, (nn.Linear, nn.Conv2d)) or scripted) or not is_trained:
+    if not (scripted or isinstance(module, (nn.Linear, nn.Conv2d))):
         return
-    if parametrize.is_parametrized(module, "weight"):  # reading it may be a step of an iteration
-        shape = [module.out_features, module.in_features] if isinstance(module, nn.Linear) else [
-            module.out_channels, module.in_channels // module.groups, *module.kernel_size
-        ]  # fmt: skip
-        module.weight = nn.init.xavier_uniform_(next(iter(weights.values())).new_empty(shape))
-    elif "weight_v" in weights:  # torch.nn.utils.weight_norm: length and direction of each filter
-        nn.init.xavier_uniform_(weights["weight_v"])
-        weights["weight_g"].copy_(torch.norm_except_dim(weights["weight_v"], 2, 0))
-    else:
-        nn.init.xavier_uniform_(weights.get("weight_orig", module.weight))
+    if parametrize.is_parametrized(module, "weight"):
+        if any(p.requires_grad for p in module.parametrizations.weight.parameters()):
+            module.weight = nn.init.xavier_uniform_(torch.empty_like(module.weight))
+    elif module.weight.requires_grad:
+        nn.init.xavier_uniform_(module.weight)
 
 
 def images_are_independent(net, X):

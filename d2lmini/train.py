@@ -1,36 +1,28 @@
-"""The trainer of the chapters: `train_ch6`.
+"""The trainer of the chapters, which computes what the reference's `train_ch6` (d2l 0.17.0) does:
 
-It computes what the reference's `train_ch6` (d2l 0.17.0) computes: Xavier-uniform weights (Glorot
-and Bengio, 2010), mean cross-entropy and plain stochastic gradient descent.
+Xavier-uniform weights (Glorot and Bengio, 2010), mean cross-entropy, plain gradient descent.
 """
 
 import dataclasses
 import math
 import time
-import warnings
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-from d2lmini import checkpoint as checkpoints
 from d2lmini import checks
 from d2lmini.animator import Progress
-from d2lmini.checks import check_labels, check_scores, raise_explained
-from d2lmini.cuda_graph import GraphedStep, can_be_graphed
+from d2lmini.checkpoint import Checkpoint
+from d2lmini.cuda_graph import graphed_step
 from d2lmini.data import ImageIterator
-from d2lmini.device import Precision, cuda_missing, trim_heap
+from d2lmini.device import Precision, cuda_missing, trim_heap, try_gpu
 from d2lmini.metrics import Accumulator, accuracy, batches_of, evaluate
-from d2lmini.network import device_of, dtype_of, evaluation_mode, init_xavier, is_lazy, uncompiled
-
-__all__ = ["History", "train_ch6"]
+from d2lmini.network import dtype_of, evaluation_mode, init_xavier, is_lazy
 
 
 @dataclasses.dataclass
 class History:
     """What a training run measured; each list has one value an epoch.
-
-    Where training ended while an epoch was evaluated, those of training have one more.
 
     Attributes:
         train_loss, train_acc: means over the epoch's samples, while the weights moved; the loss in
@@ -57,10 +49,7 @@ class History:
 
     @property
     def examples_per_sec(self):
-        """Training samples over the wall time of training: data, steps, metrics and plot.
-
-        Evaluation is left out; the device has finished its work. NaN before the first epoch.
-        """
+        """Training samples over the wall time of data, steps and plot; NaN before an epoch."""
         seconds = sum(self.train_seconds)
         return self.num_samples * len(self.train_seconds) / seconds if seconds else math.nan
 
@@ -88,87 +77,74 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     cell `sys.last_value.history`) what was measured. Returns a `History`.
 
     Args:
-        net: module from X (B, C, H, W) float32 to scores (B, num_classes), which the loss turns
-            into probabilities itself. Lazy layers get their sizes from the first batch.
+        net: module from X (B, C, H, W) float32 to scores (B, num_classes), not probabilities.
         train_iter, test_iter: iterables of `(X, y)`, y whole numbers (B,): those of
-            `load_data_fashion_mnist`, any DataLoader, a list of batches. A first batch is looked at
-            before anything is changed: whatever does not fit is refused then, with a ValueError.
+            `load_data_fashion_mnist`, any DataLoader, a list of batches. The network is tried on a
+            first batch of both before anything is changed: what does not fit is a ValueError.
         num_epochs, lr, device: passes over `train_iter`; learning rate; None takes `try_gpu()`.
         seed: fixes weights, dropout and, of a `train_iter` without a generator of its own, the
             order. Biases stay; to repeat a run, `torch.manual_seed` and build the network anew.
         checkpoint: file that is written after every epoch. Where it exists, training goes on from
-            it, to the same result as a run that was never cut off (bit for bit on a CPU); a
-            finished run with a larger `num_epochs`. It knows its run by plain values, the printed
-            network, parameters, lr, seed, sizes, number format and the data of
-            `load_data_fashion_mnist`; not by other data or the code of `forward`. Its weights:
+            it, to the same result as a run that was never cut off (bit for bit on a CPU). It knows
+            its run by plain values, such as the printed network, not by the code of `forward` or
+            the data in a DataLoader. Its weights:
             `net.load_state_dict(torch.load(checkpoint)["state"]["net"])`.
         precision: "tf32" (fp32 weights, on CUDA TF32 products), "bf16" or "fp16" (autocast), "auto"
-            (the checkpoint's; else that of 16 bits which the device multiplies fastest, if it does
-            so faster than fp32), all in the fastest memory layout that the network takes, and on a
-            CPU more than 64 images in parts where they do not depend on each other; or "fp32": the
-            reference's arithmetic and layout, on a CPU bit for bit (on CUDA without TF32).
+            (the checkpoint's, else what the device multiplies fastest), all in the fastest memory
+            layout that the network takes, and on a CPU more than 64 images in parts where they do
+            not depend on each other; or "fp32": the reference's arithmetic and layout.
         init_weights: False leaves the weights as they are, to train on from given ones.
         caption: text under the plot.
-        cuda_graph: True captures the work of a full batch of `load_data_fashion_mnist` as a CUDA
-            graph and replays it: `forward` must then do the same each time, with no look at values,
-            no random numbers but the GPU's, nothing counted or kept. Where launches limit the speed
-            it brings much (GoogLeNet on an H200: 3.7 times), on slower GPUs nothing.
+        cuda_graph: True replays a full batch of `load_data_fashion_mnist` as a CUDA graph, for
+            which `forward` must do the same each time: no look at values, no random numbers but the
+            GPU's, nothing counted or kept. It helps where launches limit the speed.
     """
     # Look: what is refused here has changed nothing.
-    num_epochs, device, seed = checks.check_arguments(net, num_epochs, lr, device, seed, checkpoint)
-    found, state = checkpoints.load(checkpoint) if checkpoint is not None else (None, None)
-    if precision == "auto" and found:
-        precision = found["number format"].replace("fp32, channels last", "tf32")
+    num_epochs, seed = checks.check_arguments(net, num_epochs, lr, seed)
+    device = try_gpu() if device is None else torch.device(device)
+    plain_net = getattr(net, "_orig_mod", net)  # what torch.compile was given
+    file, on_cuda = Checkpoint(checkpoint), device.type == "cuda"
+    if precision == "auto" and file.settings:
+        precision = file.settings["number format"].replace("fp32, channels last", "tf32")
     precision = Precision(precision, device)
-    try:
-        train_iter, test_iter = (it.to(device) if isinstance(it, ImageIterator) else it
-                                 for it in (train_iter, test_iter))  # fmt: skip
-        X, trial, hints = checks.check_first_batches(net, train_iter, test_iter, num_epochs,
+    train_iter, test_iter = (it.to(device) if isinstance(it, ImageIterator) else it
+                             for it in (train_iter, test_iter))  # fmt: skip
+    X, sized_net, hints = checks.check_first_batches(plain_net, train_iter, test_iter, num_epochs,
                                                      precision)  # fmt: skip
-        settings = None
-        if checkpoint is not None:
-            settings = checkpoints.fingerprint(trial, train_iter, test_iter, lr, seed, precision,
-                                               init_weights)  # fmt: skip
-        if state:
-            settings = checkpoints.check_same_run(checkpoint, found, settings, state)
-        del trial  # its memory
+    if checkpoint is not None:
+        file.check_same_run(sized_net, train_iter, test_iter, lr, seed, precision, init_weights)
 
-        # Initialise: on the CPU, so that a seed gives the same weights everywhere.
-        net.cpu()
-        if is_lazy(net):  # before the seed, as the layers of other networks get their biases
-            with evaluation_mode(net), torch.no_grad():
-                uncompiled(net)(X.to("cpu", dtype_of(net)))
-        del X
-        trim_heap(device)
-        if seed is not None:
-            torch.manual_seed(seed)
-        if init_weights:
-            net.apply(init_xavier)
-        net.to(device)
-    except Exception as error:
-        raise_explained(error, "the data set", size=getattr(train_iter, "batch_size", None))
-    history, on_cuda = History(str(device), precision.name, seed), device.type == "cuda"
+    # Initialise: on the CPU, so that a seed gives the same weights everywhere.
+    net.cpu()
+    if is_lazy(net):  # before the seed, as other networks got their biases
+        with evaluation_mode(net), torch.no_grad():
+            plain_net(X.to("cpu", dtype_of(net)))
+    del X, sized_net
+    trim_heap(device)
+    if seed is not None:
+        torch.manual_seed(seed)
+    if init_weights:
+        net.apply(init_xavier)
+    net.to(device)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], float(lr),
                                 fused=on_cuda or None)  # fmt: skip
     scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype == torch.float16)
-    if state:
-        checkpoints.restore(state, uncompiled(net), scaler, train_iter, device)
-        history = History(**{**state["history"], "device": str(device)})
+    history = History(str(device), precision.name, seed)
+    if file.state:
+        history = History(**file.restore(plain_net, scaler, train_iter, device))
+    graph = graphed_step(train_iter) if cuda_graph else None
 
     # Train.
-    done = len(history.test_acc)
     print(f"training on {device}", *filter(None, [cuda_missing()]), sep="\n", flush=True)
     for hint in hints:
         print("note:", hint)
-    if done >= num_epochs:
+    if (done := len(history.test_acc)) >= num_epochs:
         print(f"nothing is trained: the checkpoint holds {done} epochs already; ask for more, or "
               "delete the file to start afresh")  # fmt: skip
-    elif state:
+    elif file.state:
         print(f"going on from the checkpoint, {done} epochs done")
     sums = Accumulator(3)  # loss, correct, scores that are not 0, of an epoch
     progress = Progress(history, num_epochs, train_iter, on_cuda, caption)
-    is_graphed = cuda_graph and can_be_graphed(train_iter, device)
-    graph = GraphedStep(device_of(net)) if is_graphed else None
     try:
         with precision.applied_to(net):
             while len(history.test_acc) < num_epochs:
@@ -177,21 +153,14 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
                 if history.stopped:
                     break
                 trim_heap(device)  # evaluation, of whole batches, would need more besides
-                evaluation_started = time.perf_counter()
+                started = time.perf_counter()
                 test_acc = evaluate(net, test_iter, device, "test_iter", precision)
-                history.test_seconds.append(time.perf_counter() - evaluation_started)
+                history.test_seconds.append(time.perf_counter() - started)
                 history.cpu_seconds.append(time.process_time() - cpu_started)
                 history.test_acc.append(test_acc)  # last: its length is that of whole epochs
                 progress.add(len(history.test_acc), history.train_loss[-1], history.train_acc[-1],
                              test_acc)  # fmt: skip
-                if checkpoint is not None:
-                    state = checkpoints.state_of(uncompiled(net), scaler, train_iter, device)
-                    state["history"] = dataclasses.asdict(history)
-                    try:
-                        checkpoints.save(checkpoint, settings, state)
-                    except (OSError, RuntimeError) as error:  # a full disk: training goes on
-                        warnings.warn(f"checkpoint of epoch {len(history.test_acc)} not written: "
-                                      f"{error}", stacklevel=2)  # fmt: skip
+                file.save(plain_net, scaler, train_iter, device, history)
     except KeyboardInterrupt:
         history.stopped = "interrupted"
     except Exception as error:
@@ -202,16 +171,14 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
         if graph is not None:
             optimizer.zero_grad(set_to_none=True)  # gradients lie in the graph's memory
             graph.close()
-    is_hopeless = history.stopped not in (None, "interrupted")
-    if is_hopeless and checkpoint is not None and Path(checkpoint).exists():
-        # The steps that led there may be in it: what comes back would be as hopeless.
-        history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
+
+    # Report.
     progress.animator.redraw()
     if history.stopped:
+        if file.state and history.stopped != "interrupted":
+            # The steps that led there may be in the file: what comes back would be as hopeless.
+            history.stopped += f"; delete checkpoint={str(checkpoint)!r} before that"
         print(f"stopped early, {len(history.test_acc)} whole epochs done: {history.stopped}")
-    if len(history.train_loss) > len(history.test_acc):  # an epoch that was not evaluated
-        print(f"loss {history.train_loss[-1]:.3f}, train acc {history.train_acc[-1]:.3f} "
-              f"in epoch {len(history.train_loss)}, not evaluated")  # fmt: skip
     if history.test_acc:
         print(history.results())
         print(f"{history.examples_per_sec:.1f} examples/sec on {history.device}")
@@ -219,12 +186,8 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
 
 
 def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, graph=None):
-    """Train on all batches of `train_iter` once; means and points go into the history.
-
-    Where more training cannot help it ends early, with the reason in `history.stopped`.
-    """
+    """Train on all batches once; means go into the history, or why it ended into its `stopped`."""
     history, device, on_cuda = progress.history, precision.device, precision.device.type == "cuda"
-    labels_known = isinstance(train_iter, ImageIterator)  # all have been looked at
     X, num_samples, full_size, started = None, 0, None, time.perf_counter()
 
     def step(X, y):
@@ -236,9 +199,7 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
         for part_X, part_y in zip(X.chunk(num_parts), y.chunk(num_parts), strict=True):
             with precision.autocast():
                 scores = net(part_X)
-            check_scores(scores, len(part_X))
-            if not labels_known and (y.device.type == "cpu" or num_samples == 0):
-                check_labels(part_y, scores.shape[1], "train_iter")
+            checks.check_scores(scores, part_X, part_y, "train_iter")
             part_y = part_y.to(device, non_blocking=on_cuda)
             loss = F.cross_entropy(scores.float(), part_y)
             scaler.scale(loss * (len(part_y) / len(y))).backward()  # parts count by their sizes
@@ -249,30 +210,27 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
 
     sums.reset()
     net.train()
-    batches = batches_of(train_iter, net, device, "train_iter")
     try:
-        for done, batch in enumerate(train_iter.batch_indices() if graph else batches, start=1):
-            size = len(batch if graph else batch[1])
-            full_size = full_size or size
-            if graph:  # the images are made inside
-                graph(lambda indices: step(*train_iter.batch(indices)), batch, full_size)
+        ordinary = batches_of(train_iter, net, device, "train_iter")
+        for done, batch in enumerate(train_iter.batch_indices() if graph else ordinary, start=1):
+            X, y = (None, batch) if graph else batch  # of a graph, the numbers of its images
+            full_size = full_size or len(y)
+            if graph:
+                graph(lambda indices: step(*train_iter.batch(indices)), y, full_size)
             else:
-                X, y = batch
                 step(X, y)
-            num_samples += size
+            num_samples += len(y)
             if progress.is_due(done, num_samples, started):  # reading sums waits for a GPU
-                history.stopped = why_stop(sums, optimizer, train_iter, net, progress)
+                history.stopped = why_stop(sums, optimizer, len(history.test_acc) + 1)
                 if history.stopped:
                     return
                 epoch = len(history.test_acc) + done / progress.num_batches
                 progress.add(epoch, sums[0] / num_samples, sums[1] / num_samples)
-        if not num_samples:
-            raise checks.BadInput("train_iter yields no batch in this epoch")
-        history.stopped = why_stop(sums, optimizer, train_iter, net, progress)  # waits for a GPU
+        checks.refuse((not num_samples, "train_iter yields no batch in this epoch"))
+        history.stopped = why_stop(sums, optimizer, len(history.test_acc) + 1)
     except Exception as error:
-        given = "the data set" if X is None else f"a batch of shape {tuple(X.shape)}"
         size = 0 if X is None else min(len(X), precision.images_at_once)
-        raise_explained(error, given, net, X, size)
+        checks.raise_explained(error, "train_iter", net, X, size)
     if not history.stopped:
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
@@ -280,17 +238,13 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
         history.train_seconds.append(time.perf_counter() - started)
 
 
-def why_stop(sums, optimizer, train_iter, net, progress):
+def why_stop(sums, optimizer, epoch):
     """Why more training cannot help, or None; `sums` are those of the epoch so far."""
-    epoch, (group,) = len(progress.history.test_acc) + 1, optimizer.param_groups
+    (group,) = optimizer.param_groups
     if not math.isfinite(sums[0]):
-        if group["params"][0].device.type != "cpu":  # where each batch has been looked at
-            for _ in batches_of(train_iter, net, torch.device("cpu"), "train_iter"):
-                pass
-        advice = (
-            f"Try a smaller learning rate, lr={group['lr'] / 10:g}, and define the network anew"
-        )
-        return f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. {advice}"
+        return (f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a "
+                f"smaller learning rate, lr={group['lr'] / 10:g}, and define the network anew"
+                )  # fmt: skip
     if sums[2] == 0 and not any(p.grad is not None and p.grad.any() for p in group["params"]):
         return (f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead, the loss is "
                 "the logarithm of the number of classes and every gradient is 0, so waiting cannot "

@@ -66,15 +66,16 @@ def test_each_module_has_one_job_and_says_which(module_name):
     assert module.__doc__
     package, _, name = module_name.rpartition(".")
     assert re.search(rf"^ *{name} +\S", sys.modules[package].__doc__, re.MULTILINE)
-    for public in map(module.__dict__.get, module.__all__):
-        assert inspect.getdoc(public)
+    for name, public in vars(module).items():
+        own = getattr(public, "__module__", None) == module_name and not name.startswith("_")
+        assert not own or inspect.getdoc(public), name
     assert len(inspect.getsource(module).splitlines()) <= 350
 
 
 def test_the_core_is_small():
     files = [*(ROOT / "d2lmini").glob("*.py")]
     assert len(files) <= 10
-    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 1900  # the aim: 1500
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 1500
 
 
 @pytest.mark.parametrize("module_name", MODULES)
