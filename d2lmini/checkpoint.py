@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from d2lmini.checks import BadInput
 from d2lmini.data import ImageIterator
 
 
@@ -33,10 +32,10 @@ class Checkpoint:
             self.settings, self.state = dict(content["settings"]), dict(content["state"])
             self.state["net"], self.state["history"]
         except Exception as error:  # torch raises whatever other bytes come to
-            raise BadInput(f"{file} is not a checkpoint of train_ch6, or not all of one; delete "
+            raise ValueError(f"{file} is not a checkpoint of train_ch6, or not all of one; delete "
                            "the file or name another") from error  # fmt: skip
         if "init_weights" not in self.settings:
-            raise BadInput(f"{file} was written by an earlier d2lmini: its weights can be read, "
+            raise ValueError(f"{file} was written by an earlier d2lmini: its weights can be read, "
                            "but training cannot go on from it; name another file")  # fmt: skip
 
     def check_same_run(self, net, train_iter, test_iter, lr, seed, precision, init_weights):
@@ -64,9 +63,9 @@ class Checkpoint:
                 if isinstance(was, str) and isinstance(now, str):  # the first lines that differ
                     lines = zip_longest(was.splitlines(), now.splitlines())
                     was, now = next(pair for pair in lines if pair[0] != pair[1])
-                raise BadInput(f"checkpoint={str(self.path)!r} belongs to another run: its {name} "
-                               f"is {was!r}, this run's is {now!r}; name another file, or delete "
-                               "it to start afresh")  # fmt: skip
+                raise ValueError(f"checkpoint={str(self.path)!r} belongs to another run: its "
+                                 f"{name} is {was!r}, this run's is {now!r}; name another file, or "
+                                 "delete it to start afresh")  # fmt: skip
 
     def restore(self, net, scaler, train_iter, device):
         """Take up the run that left the file; return its history as a dict."""
@@ -93,17 +92,14 @@ class Checkpoint:
         }  # fmt: skip
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Beside the target, under a name of its own, and renamed: a kill at any moment, or
+            # Beside the target, in a folder of its own, and renamed: a kill at any moment, or
             # another run that writes the same file, leaves the old file or the new one.
-            handle, temporary = tempfile.mkstemp(".part", path.name + ".", path.parent)
-            try:
-                with open(handle, "wb") as file:
+            with tempfile.TemporaryDirectory(".part", path.name + ".", path.parent) as private:
+                with open(Path(private) / path.name, "wb") as file:
                     torch.save({"settings": self.settings, "state": self.state}, file)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)
+                os.replace(file.name, path)
         except (OSError, RuntimeError) as error:  # a full disk, say: training goes on
             epoch = len(history.test_acc)
             warnings.warn(f"checkpoint of epoch {epoch} not written: {error}", stacklevel=2)

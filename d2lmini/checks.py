@@ -29,19 +29,11 @@ OUT_OF_MEMORY = "out of memory|allocate memory|not enough memory|ALLOC_FAILED"
 TORCH = Path(torch.__file__).parent
 
 
-class BadInput(ValueError):
-    """A network or data that do not fit: what was given, what is needed and what to do."""
-
-
-class OutOfMemory(RuntimeError):
-    """The device has too little memory."""
-
-
 def refuse(*rows):
     """Raise the sentence of the first row, (condition, sentence), whose condition holds."""
     for is_wrong, sentence in rows:
         if is_wrong:
-            raise BadInput(sentence)
+            raise ValueError(sentence)
 
 
 def check_arguments(net, num_epochs, lr, seed):
@@ -58,28 +50,25 @@ def check_arguments(net, num_epochs, lr, seed):
     return whole_number("num_epochs", num_epochs), seed
 
 
-def as_tensors(batch, name):
-    """Images and labels of a batch of `name`, as tensors, the labels int64 (B,)."""
+def as_tensors(batch, name, number):
+    """Images and labels of a batch of `name`, its `number` from 1, the labels int64 (B,)."""
     try:
         X, y = batch
         X, y = torch.as_tensor(X), torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadInput(f"{name} must yield pairs (X, y) of tensors, images and labels, got a "
-                       f"{type(batch).__name__} ({error})") from error  # fmt: skip
+        raise ValueError(f"{name} must yield pairs (X, y) of tensors, images and labels, got a "
+                         f"{type(batch).__name__} ({error})") from error  # fmt: skip
     is_whole = not y.is_complex() and (not y.is_floating_point() or bool((y == y.round()).all()))
     if y.dim() != 1 or X.shape[:1] != y.shape or not len(y) or not is_whole:
-        raise BadInput(f"{name} must yield batches of B images and B labels, whole numbers of "
-                       f"shape (B,), B at least 1, as a DataLoader does; got {tuple(X.shape)} and "
-                       f"{tuple(y.shape)} of {y.dtype}")  # fmt: skip
+        raise ValueError(f"{name} must yield batches of B images and B labels, whole numbers of "
+                         f"shape (B,), B at least 1, as a DataLoader does; got {tuple(X.shape)} "
+                         f"and {tuple(y.shape)} of {y.dtype}")  # fmt: skip
+    # Reading waits for a GPU. The sum is finite if all are, and quicker than looking at each.
+    can_read = X.device.type == "cpu" and X.is_floating_point()
+    if can_read and not math.isfinite(X.sum()) and not X.isfinite().all():
+        raise ValueError(f"batch {number} of {name} holds images that are not finite (NaN or "
+                         "infinite): look at their files, and at what prepares them")  # fmt: skip
     return X, y.long()
-
-
-def check_images(X, name, number):
-    """Refuse images that are not finite; `number` is the batch's, from 1."""
-    # The sum is finite if all are, and far quicker than looking at each.
-    if X.is_floating_point() and not math.isfinite(X.sum()) and not X.isfinite().all():
-        raise BadInput(f"batch {number} of {name} holds images that are not finite (NaN or "
-                       "infinite): look at their files, and at what prepares them")  # fmt: skip
 
 
 def check_scores(scores, X, labels, name):
@@ -95,14 +84,15 @@ def check_scores(scores, X, labels, name):
         advice = "; does it lack nn.Flatten()?" if shape[:1] == X.shape[:1] else ""
         if hasattr(scores, "_fields"):  # torchvision's GoogLeNetOutputs
             advice = "; aux_logits=False leaves the others out"
-        raise BadInput(f"the network must return one tensor of scores, ({len(X)}, num_classes) for "
-                       f"{len(X)} images, got a {type(scores).__name__} {shape}{advice}"
-                       )  # fmt: skip
+        raise ValueError(
+            f"the network must return one tensor of scores, ({len(X)}, num_classes) "
+            f"for {len(X)} images, got a {type(scores).__name__} {shape}{advice}"
+        )
     if labels.device.type == "cpu" and (labels.min() < 0 or labels.max() >= shape[1]):
         low, high = labels.min(), labels.max()
         advice = f"it needs {high + 1} outputs" if low == 0 else "number the classes from 0"
-        raise BadInput(f"{name} has labels from {low} to {high}, but the network has {shape[1]} "
-                       f"scores, for labels 0 to {shape[1] - 1}: {advice}")  # fmt: skip
+        raise ValueError(f"{name} has labels from {low} to {high}, but the network has {shape[1]} "
+                         f"scores, for labels 0 to {shape[1] - 1}: {advice}")  # fmt: skip
 
 
 def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
@@ -137,7 +127,7 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
         finally:
             sized.to(home)
             lay_out(sized, torch.contiguous_format)
-    return train_X, sized, list(dict.fromkeys(hints))
+    return train_X, sized, [f"note: {hint}" for hint in dict.fromkeys(hints)]
 
 
 def _first_batch(data_iter, name, num_epochs):
@@ -153,10 +143,9 @@ def _first_batch(data_iter, name, num_epochs):
     if batches is data_iter or isinstance(getattr(data_iter, "dataset", None), IterableDataset):
         return None, None
     for batch in batches:
-        X, y = as_tensors(batch, name)
-        check_images(X, name, number=1)
+        X, y = as_tensors(batch, name, number=1)
         return X, data_iter.labels if isinstance(data_iter, ImageIterator) else y
-    raise BadInput(f"{name} yields no batch: there is nothing to work on")
+    raise ValueError(f"{name} yields no batch: there is nothing to work on")
 
 
 def _try(net, X, labels, name, precision):
@@ -214,20 +203,18 @@ def raise_explained(error, name, net, X, size=0):
 
     X is the batch of `name` that was given, None if unknown; `size`, how many images went at once.
     """
-    if isinstance(error, (BadInput, OutOfMemory)):
-        raise error
     given = "the data set" if X is None else f"a batch of shape {tuple(X.shape)}"
     size, found = size or (0 if X is None else len(X)), _layer_in(error)
     if isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)):
         smaller = f"batches of {size // 2}" if size > 1 else "less"
-        raise OutOfMemory(f"out of memory with {given}: try {smaller} or a smaller resize in "
+        raise RuntimeError(f"out of memory with {given}: try {smaller} or a smaller resize in "
                           f"load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
                           ) from error  # fmt: skip
     if found is None or X is None:
         raise error
     layer, taken = found
     place = next((n for n, module in net.named_modules() if module is layer), "")
-    raise BadInput(f"the network does not take {given} of {name}: layer {place}, "
+    raise ValueError(f"the network does not take {given} of {name}: layer {place}, "
                    f"{type(layer).__name__}({layer.extra_repr()}), got {tuple(taken.shape)}"
                    f"{_advice(layer, taken, X)} ({error!s:.300})") from error  # fmt: skip
 

@@ -6,6 +6,7 @@ import datetime
 import html
 import operator
 import platform
+import re
 import shutil
 import timeit
 from importlib import metadata
@@ -92,20 +93,19 @@ def _fastest(device):
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     seconds = []  # many CPUs have no instructions for bf16
-    for dtype in (torch.bfloat16, torch.float32) if device.type == "cpu" else ():
-        A = torch.ones(512, 512, dtype=dtype)
+    for A in torch.ones(512, 512, dtype=torch.bfloat16), torch.ones(512, 512):
         seconds.append(min(timeit.repeat(lambda A=A: A @ A, number=1, repeat=5)))
-    return "bf16" if seconds and seconds[0] < seconds[1] else "tf32"
+    return "bf16" if device.type == "cpu" and seconds[0] < seconds[1] else "tf32"
 
 
 @contextlib.contextmanager
 def _cuda_products(tf32):
     """Products and convolutions of fp32 numbers on CUDA in TF32 or in full, put back afterwards."""
     cudnn, matmul, saved = torch.backends.cudnn, torch.backends.cuda.matmul, []
-    names = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
-    # Torch 2.9 has newer names, and does not tell what was set by them under the older ones.
-    names += [(getattr(cudnn, name, None), "fp32_precision") for name in ("conv", "rnn")]
-    for owner, name in [*names, (matmul, "fp32_precision")]:
+    older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    owners = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)
+    for owner, name in [*older, *((owner, "fp32_precision") for owner in owners)]:
+        # Torch 2.9 has newer names, and does not tell what was set by them under the older ones.
         with contextlib.suppress(AttributeError, RuntimeError):
             saved.append((owner, name, getattr(owner, name)))
     try:
@@ -184,15 +184,9 @@ class _Table(dict):
 def device_name(device):
     """The name of the GPU, or of the processor and the number of threads torch uses on it."""
     device, threads = torch.device(device), torch.get_num_threads()
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    plural = "s" * (threads != 1)
-    return "Apple GPU" if device.type == "mps" else f"{_processor()}, {threads} thread{plural}"
-
-
-def _processor():
-    with contextlib.suppress(OSError):  # Linux does not fill platform.processor() in
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, TypeError):  # Linux does not fill platform.processor() in
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    return f"{name}, {threads} thread{'s' * (threads != 1)}"

@@ -117,17 +117,14 @@ def predictions(net, data_iter, device, name, precision=None):
         except Exception as error:
             checks.raise_explained(error, name, net, X)
     if not done:
-        raise checks.BadInput(f"{name} yields no batch: there is nothing to work on")
+        raise ValueError(f"{name} yields no batch: there is nothing to work on")
 
 
 def batches_of(data_iter, net, device, name):
     """Yield the batches of one pass: X on `device`, in the format of `net`, and y where it was."""
     dtype = dtype_of(net)
-    is_finite = isinstance(data_iter, ImageIterator) and not data_iter.transforms
     for number, batch in enumerate(data_iter, start=1):
-        X, y = checks.as_tensors(batch, name)
-        if X.device.type == "cpu" and not is_finite:
-            checks.check_images(X, name, number)
+        X, y = checks.as_tensors(batch, name, number)
         # Only CUDA may copy while the program goes on; others mix data up.
         yield X.to(device, dtype if X.is_floating_point() else None,
                    non_blocking=device.type == "cuda"), y  # fmt: skip

@@ -15,10 +15,7 @@ def device_of(net):
 
 def dtype_of(net):
     """The number format of the network's first floating-point parameter; else float32."""
-    for parameter in net.parameters():
-        if parameter.is_floating_point():
-            return parameter.dtype
-    return torch.float32
+    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
 
 
 @contextlib.contextmanager

@@ -93,8 +93,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             (the checkpoint's, else what the device multiplies fastest), all in the fastest memory
             layout that the network takes, and on a CPU more than 64 images in parts where they do
             not depend on each other; or "fp32": the reference's arithmetic and layout.
-        init_weights: False leaves the weights as they are, to train on from given ones.
-        caption: text under the plot.
+        init_weights, caption: False trains on from the weights as they are; text under the plot.
         cuda_graph: True replays a full batch of `load_data_fashion_mnist` as a CUDA graph, for
             which `forward` must do the same each time: no look at values, no random numbers but the
             GPU's, nothing counted or kept. It helps where launches limit the speed.
@@ -135,9 +134,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     graph = graphed_step(train_iter) if cuda_graph else None
 
     # Train.
-    print(f"training on {device}", *filter(None, [cuda_missing()]), sep="\n", flush=True)
-    for hint in hints:
-        print("note:", hint)
+    print(f"training on {device}", *filter(None, [cuda_missing()]), *hints, sep="\n", flush=True)
     if (done := len(history.test_acc)) >= num_epochs:
         print(f"nothing is trained: the checkpoint holds {done} epochs already; ask for more, or "
               "delete the file to start afresh")  # fmt: skip
@@ -226,7 +223,8 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
                     return
                 epoch = len(history.test_acc) + done / progress.num_batches
                 progress.add(epoch, sums[0] / num_samples, sums[1] / num_samples)
-        checks.refuse((not num_samples, "train_iter yields no batch in this epoch"))
+        if not num_samples:
+            raise ValueError("train_iter yields no batch in this epoch")
         history.stopped = why_stop(sums, optimizer, len(history.test_acc) + 1)
     except Exception as error:
         size = 0 if X is None else min(len(X), precision.images_at_once)

@@ -267,7 +267,7 @@ def epochs_in(path):
     return len(torch.load(path)["state"]["history"]["test_acc"])
 
 
-@pytest.mark.parametrize("moment", ["save", "replace", "mkstemp"])
+@pytest.mark.parametrize("moment", ["save", "replace", "mkdtemp"])
 def test_a_failure_while_saving_is_a_warning_and_leaves_the_previous_file(
     tmp_path, monkeypatch, moment
 ):
@@ -279,7 +279,7 @@ def test_a_failure_while_saving_is_a_warning_and_leaves_the_previous_file(
             args[1].write(b"half")
         raise OSError(28, "No space left on device")
 
-    owner = {"save": torch, "replace": os, "mkstemp": checkpoint.tempfile}[moment]
+    owner = {"save": torch, "replace": os, "mkdtemp": checkpoint.tempfile}[moment]
     monkeypatch.setattr(owner, moment, fail)
     with pytest.warns(UserWarning, match=r"epoch 2 not written.*No space"):
         Run(path, 2).save()

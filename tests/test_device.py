@@ -76,7 +76,7 @@ def test_environment_shows_itself_as_a_table():
 
 
 def test_environment_is_safe_in_a_page(monkeypatch):
-    monkeypatch.setattr(device, "_processor", lambda: "<script>alert('x & y')</script>")
+    monkeypatch.setattr(device, "device_name", lambda _: "<script>alert('x & y')</script>")
     html = environment()._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;" in html and "x &amp; y" in html
 

@@ -328,7 +328,7 @@ def test_a_single_image_under_batch_norm_is_told_when_it_comes(num):
 def test_a_network_of_several_outputs_in_training_is_told_in_its_first_step():
     net = models.googlenet(num_classes=3, init_weights=False)
     given = batches(2, 2, channels=3, side=96)
-    with pytest.raises(ValueError, match="GoogLeNetOutputs.*aux_logits=False"):
+    with pytest.raises(ValueError, match=r"GoogLeNetOutputs.*aux_logits=False"):
         train(net, given)
 
 
@@ -374,7 +374,7 @@ def test_advice_is_given_where_it_fits():
     def fail(X):
         raise RuntimeError("unable to find an engine to execute this")
 
-    with pytest.raises(RuntimeError, match="^unable to find an engine"):
+    with pytest.raises(RuntimeError, match=r"^unable to find an engine"):
         train(Net(before=fail), batches())
 
 
