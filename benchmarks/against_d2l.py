@@ -10,6 +10,7 @@ memory is its own. Numbers are medians over the rounds. benchmarks/README.md say
 import argparse
 import contextlib
 import datetime
+import gzip
 import io
 import json
 import os
@@ -93,14 +94,16 @@ def prepare_data(folder):
 
     d2l reads ../data, so its working folder is folder/work; this package is given folder/data.
     """
-    from d2lmini.data import find_files, load_data_fashion_mnist, read_unpacked
+    from d2lmini.data import find_files, load_data_fashion_mnist
 
     load_data_fashion_mnist(1)  # checks the files
     raw = folder / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     (folder / "work").mkdir()
     for name, source in find_files().items():
-        (raw / name.removesuffix(".gz")).write_bytes(read_unpacked(source))
+        packed, content = source.suffix == ".gz", source.read_bytes()
+        content = gzip.decompress(content) if packed else content
+        (raw / name.removesuffix(".gz")).write_bytes(content)
         if (source.parent / "MD5SUMS").is_file():  # a sample says so, and what it holds
             shutil.copy(source.parent / "MD5SUMS", raw)
 

@@ -1,4 +1,4 @@
-"""d2lmini: what the chapters import, `import d2lmini as d2l`.
+"""d2lmini: what the chapters import; names and calls are those of d2l 0.17.0 where it has them.
 
 The files of the helper; read in this order, each builds on those before it:
 
@@ -13,8 +13,6 @@ animator    training curves updated in place
 train       train_ch6: look, initialise, train, measure
 
 figures     a subpackage: every picture of the book
-
-Names and calls follow the PyPI package d2l 0.17.0 where it has them.
 """
 
 from d2lmini.animator import Animator

@@ -37,9 +37,8 @@ class Animator:
         self.axes = self.fig.subplots(nrows, ncols, squeeze=False).flatten()
         self._settings = {"xlabel": xlabel or "", "ylabel": ylabel or "",
                           "xscale": xscale, "yscale": yscale}  # fmt: skip
-        for name, limits in (("xlim", xlim), ("ylim", ylim)):
-            if limits is not None and limits[0] != limits[1]:  # [1, 1], of one epoch, is none
-                self._settings[name] = limits
+        limits = {"xlim": xlim, "ylim": ylim}  # of which [1, 1], of one epoch, is none
+        self._settings |= {k: v for k, v in limits.items() if v is not None and v[0] != v[1]}
         self.X, self.Y = [], []  # a list of points for each curve
         self._display, self._progress = None, ""  # what stands in the terminal's last line
 
@@ -74,8 +73,10 @@ class Animator:
             return
         self._draw()
         caption = "  |  ".join(filter(None, (self.caption, status)))
-        svg = figure_svg(self.fig, alt=self._description(), caption=caption)
-        picture = InlineFigure(svg, alt=self._description(), caption=caption)
+        last = [f"{self._name(i)} {points[-1]:.3g}" for i, points in enumerate(self.Y) if points]
+        alt = f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{'，'.join(last) or '尚无'}"
+        svg = figure_svg(self.fig, alt=alt, caption=caption)
+        picture = InlineFigure(svg, alt=alt, caption=caption)
         if self._display is None:
             self._display = IPython.display.display(picture, display_id=True)
         else:
@@ -113,10 +114,6 @@ class Animator:
     def _name(self, index):
         return self.legend[index] if index < len(self.legend) else f"series {index + 1}"
 
-    def _description(self):
-        last = [f"{self._name(i)} {points[-1]:.3g}" for i, points in enumerate(self.Y) if points]
-        return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{'，'.join(last) or '尚无'}"
-
 
 class Progress:
     """What a reader sees of a run: its curves, and a line with speed and time left."""
@@ -141,13 +138,12 @@ class Progress:
         if not due and now - self.last_status <= SECONDS_BETWEEN_REDRAWS:
             return False
         epoch, seconds = len(self.history.test_acc) + 1, max(now - started, 1e-9)
-        of = time_left = ""
+        self.status = (f"epoch {epoch}/{self.num_epochs}, batch {done}/{self.num_batches or '?'}, "
+                       f"{num_samples / seconds:.0f} examples/sec")  # fmt: skip
         if self.num_batches:
             an_epoch = self.num_batches / done * seconds + sum(self.history.test_seconds[-1:])
             left = round((self.num_epochs - epoch + 1 - done / self.num_batches) * an_epoch)
-            of, time_left = f"/{self.num_batches}", f", about {left // 60}:{left % 60:02d} min left"
-        self.status = (f"epoch {epoch}/{self.num_epochs}, batch {done}{of}, "
-                       f"{num_samples / seconds:.0f} examples/sec{time_left}")  # fmt: skip
+            self.status += f", about {left // 60}:{left % 60:02d} min left"
         if due and self.on_cuda:  # which has work to do meanwhile
             self._redraw()
         elif not due:

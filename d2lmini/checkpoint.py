@@ -6,7 +6,6 @@ import io
 import os
 import tempfile
 import warnings
-from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -53,19 +52,13 @@ class Checkpoint:
                              for t in (it.images, it.labels)),
             "init_weights": init_weights or _hash_of(parameters.values()),
         }  # fmt: skip
-        found = self.settings = self.settings or settings
-        if self.state and not init_weights:
-            reached = [self.state["net"][name] for name in parameters if name in self.state["net"]]
-            if settings["init_weights"] == _hash_of(reached):
-                settings["init_weights"] = found["init_weights"]  # the run's own
+        self.settings = self.settings or settings
         for name, now in settings.items():
-            if (was := found.get(name)) != now:
-                if isinstance(was, str) and isinstance(now, str):  # the first lines that differ
-                    lines = zip_longest(was.splitlines(), now.splitlines())
-                    was, now = next(pair for pair in lines if pair[0] != pair[1])
+            if (was := self.settings.get(name)) != now:
+                values = f"{name} is {was!r}, this run's is {now!r}"
                 raise ValueError(f"checkpoint={str(self.path)!r} belongs to another run: its "
-                                 f"{name} is {was!r}, this run's is {now!r}; name another file, or "
-                                 "delete it to start afresh")  # fmt: skip
+                                 f"{values if len(values) < 200 else name + ' is another'}; name "
+                                 "another file, or delete it to start afresh")  # fmt: skip
 
     def restore(self, net, scaler, train_iter, device):
         """Take up the run that left the file; return its history as a dict."""
@@ -106,7 +99,6 @@ class Checkpoint:
 
 
 def _hash_of(tensors):
-    """A hash of numbers and shapes, as text."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -74,16 +74,13 @@ def as_tensors(batch, name, number):
 def check_scores(scores, X, labels, name):
     """Refuse what is no tensor of scores (B, num_classes) of X, or has none for some of `labels`.
 
-    Labels on a GPU are not looked at, for that waits for it. What a network makes in evaluation may
-    be labels already, whole numbers (B,).
+    Labels on a GPU, where reading waits, are not looked at. Outputs may be labels already, (B,).
     """
     shape = tuple(getattr(scores, "shape", ()))
     if len(shape) == 1 and not scores.is_floating_point():
         return
     if len(shape) != 2 or shape[0] != len(X):
         advice = "; does it lack nn.Flatten()?" if shape[:1] == X.shape[:1] else ""
-        if hasattr(scores, "_fields"):  # torchvision's GoogLeNetOutputs
-            advice = "; aux_logits=False leaves the others out"
         raise ValueError(
             f"the network must return one tensor of scores, ({len(X)}, num_classes) "
             f"for {len(X)} images, got a {type(scores).__name__} {shape}{advice}"
@@ -99,46 +96,39 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
     """Refuse iterators, first batches and a network that do not fit, and change nothing.
 
     The network is tried in evaluation mode, in which nothing is drawn and no statistics move; what
-    only training does is told in its first step. `precision` gets the layout that the network
-    takes, and whether images may go in parts. Returns images of train_iter or None, the network, a
-    copy with sizes where it is lazy, and a list of hints.
+    only training does is told in its first step. `precision` gets the layout that fits. Returns
+    images of train_iter or None, the network, a copy with sizes where it is lazy, and hints.
     """
-    home, sized, hints = next(net.parameters()).device, net, []
+    home, sized = next(net.parameters()).device, net
     with _random_states_kept(precision.device, train_iter, test_iter), torch.no_grad():
-        train_X, train_y = _first_batch(train_iter, "train_iter", num_epochs)
+        X, y = _first_batch(train_iter, "train_iter", num_epochs)
         test_X, test_y = _first_batch(test_iter, "test_iter", num_epochs)
         if is_lazy(net):
-            refuse((train_X is None, "the network has lazy layers, whose sizes a first batch "
-                    "tells, but train_iter gives it once only: call net(X) before"))  # fmt: skip
+            refuse((X is None, "the network has lazy layers, whose sizes a first batch tells, but "
+                    "train_iter gives it once only: call net(X) before"))  # fmt: skip
             waiting = filter(nn.parameter.is_lazy, net.buffers())  # which torch cannot copy
             memo = {id(b): nn.parameter.UninitializedBuffer(dtype=b.dtype) for b in waiting}
             sized = copy.deepcopy(net, memo)
         try:
             with evaluation_mode(sized.to(precision.device)):
-                if train_X is not None:
-                    hints += _try(sized, train_X, train_y, "train_iter", precision)
-                    refuse((is_lazy(sized), "a lazy layer is not used by forward: take it out"))
-                if test_X is not None:
-                    hints += _try(sized, test_X, test_y, "test_iter", precision)
+                hints = _try(sized, X, y, "train_iter", precision)
+                refuse((is_lazy(sized), "a lazy layer is not used by forward: take it out"))
+                hints |= _try(sized, test_X, test_y, "test_iter", precision)
                 may_part = (precision.device.type, precision.layout) == ("cpu", torch.channels_last)
-                is_large = train_X is not None and len(train_X) > IMAGES_AT_ONCE
-                if may_part and is_large and images_are_independent(sized, train_X):
+                is_large = X is not None and len(X) > IMAGES_AT_ONCE
+                if may_part and is_large and images_are_independent(sized, X):
                     precision.images_at_once = IMAGES_AT_ONCE
         finally:
             sized.to(home)
             lay_out(sized, torch.contiguous_format)
-    return train_X, sized, [f"note: {hint}" for hint in dict.fromkeys(hints)]
+    return X, sized, hints
 
 
 def _first_batch(data_iter, name, num_epochs):
     """Images of a first batch and the labels known by then; two None if batches come only once."""
-    refuse(
-        (not hasattr(data_iter, "__iter__") and not hasattr(data_iter, "__getitem__"),
-         f"{name} must yield batches (X, y), got a {type(data_iter).__name__}"),
-        (isinstance(data_iter, USED_UP) and num_epochs > 1,
-         f"{name} is a {type(data_iter).__name__}, which yields its batches once only, but is "
-         f"needed {num_epochs} times; give a list of batches or a DataLoader"),
-    )  # fmt: skip
+    refuse((isinstance(data_iter, USED_UP) and num_epochs > 1,
+            f"{name} is a {type(data_iter).__name__}, which yields its batches once only, but is "
+            f"needed {num_epochs} times; give a list of batches or a DataLoader"))  # fmt: skip
     batches = iter(data_iter)
     if batches is data_iter or isinstance(getattr(data_iter, "dataset", None), IterableDataset):
         return None, None
@@ -149,7 +139,10 @@ def _first_batch(data_iter, name, num_epochs):
 
 
 def _try(net, X, labels, name, precision):
-    """Refuse what `net` makes of images X; `precision` gets the layout that it takes. Hints."""
+    """Refuse what `net` makes of images X; `precision` gets the layout that it takes; hints."""
+    hints = {}  # no word twice
+    if X is None:
+        return hints
     X = X.to(precision.device, dtype_of(net) if X.is_floating_point() else None)
     try:
         if is_lazy(net):
@@ -168,22 +161,20 @@ def _try(net, X, labels, name, precision):
             "the network's scores are not finite before the first step: its weights or biases are "
             "not, or the images are too large; define it anew, or bring them to 0 to 1"
             ))  # fmt: skip
-    hints = []
     if X.is_floating_point() and X.abs().max() > 30:
-        hints.append(f"images go up to {X.max().item():g}; learning rates such as the book's are "
-                     "for values from 0 to 1: divide by 255, as torchvision.transforms.ToTensor() "
-                     "does")  # fmt: skip
+        hints["range"] = (f"note: images go up to {X.max().item():g}; learning rates such as the "
+                          "book's are for values from 0 to 1: divide by 255, as "
+                          "torchvision.transforms.ToTensor() does")  # fmt: skip
     are_scores = scores.dim() == 2 and scores.shape[1] > 1 and scores.min() >= 0
     if are_scores and (scores.float().sum(1) - 1).abs().max() < 1e-3:
-        hints.append("the network's outputs are probabilities already (softmax); the loss applies "
-                     "softmax itself, and learns slowly from such: leave the last layer out"
-                     )  # fmt: skip
+        hints["softmax"] = ("note: the network's outputs are probabilities already (softmax); the "
+                            "loss applies softmax itself, and learns slowly from such: leave the "
+                            "last layer out")  # fmt: skip
     return hints
 
 
 @contextlib.contextmanager
 def _random_states_kept(device, *iterators):
-    """Leave the random numbers of torch, Python and NumPy, and of iterators, as they were."""
     owners = [*iterators, *(getattr(data_iter, "sampler", None) for data_iter in iterators)]
     generators = {getattr(owner, "generator", None) for owner in owners}
     kept = [(g.set_state, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
@@ -201,7 +192,7 @@ def _random_states_kept(device, *iterators):
 def raise_explained(error, name, net, X, size=0):
     """Raise `error` again, or what explains it: an error of memory, or of a layer of torch's.
 
-    X is the batch of `name` that was given, None if unknown; `size`, how many images went at once.
+    X is the batch of `name` that was given, or None; `size`, how many images went at once.
     """
     given = "the data set" if X is None else f"a batch of shape {tuple(X.shape)}"
     size, found = size or (0 if X is None else len(X)), _layer_in(error)

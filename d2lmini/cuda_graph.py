@@ -1,9 +1,8 @@
 """A training step as a CUDA graph: captured once and replayed, without Python's launches.
 
-A step of GoogLeNet launches 600 kernels, which takes Python twice as long as they run. Replaying
-repeats them on the same addresses, so `forward` must do the same each time: no look at values, no
-random numbers of the CPU, nothing counted or kept. The first steps, and batches of another size, go
-the ordinary way. Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
+A step of GoogLeNet launches 600 kernels, which takes Python twice as long as they run. The first
+steps, and batches of another size, go the ordinary way.
+Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
 
 import functools
@@ -52,10 +51,7 @@ class GraphedStep:
         stream = torch.cuda.current_stream(self.device)
         random_state = torch.cuda.get_rng_state(self.device)
         try:
-            with (
-                torch.cuda.device(self.device),
-                torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
-            ):
+            with torch.cuda.device(self.device), torch.cuda.graph(graph, self.pool, self.stream):
                 work(self.indices)
         except Exception as error:
             # Torch leaves its stream current, and generators stuck.
@@ -64,10 +60,9 @@ class GraphedStep:
             generator = torch.cuda.default_generators[self.device.index]
             generator.graphsafe_set_state(torch.Generator(self.device).graphsafe_get_state())
             torch.cuda.set_rng_state(random_state, self.device)
-            raise RuntimeError(
-                "a step of this network cannot be captured as a CUDA graph: forward must do the "
-                f"same each time, on the GPU alone; leave cuda_graph=True out ({error})"
-            ) from error
+            raise RuntimeError("this network cannot be captured as a CUDA graph, its forward must "
+                               "do the same each time on the GPU alone: leave cuda_graph=True out "
+                               f"({error})") from error  # fmt: skip
         self.graph = graph
 
     def close(self):

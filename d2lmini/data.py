@@ -98,7 +98,7 @@ class ImageIterator:
 
     def batch_indices(self):
         """The numbers of the images of a new pass, an int64 tensor (B,) for each batch."""
-        # Drawn on the CPU whatever the device, so that a seed gives the same order everywhere.
+        # Drawn on the CPU, so that a seed gives the same order everywhere.
         order = torch.arange(len(self.labels))
         if self.shuffle:
             order = torch.randperm(len(self.labels), generator=self.generator)
@@ -118,9 +118,9 @@ class ImageIterator:
         """The same iterator with data and batches on `device`; itself if they are there already."""
         if torch.device(device) == self.device:
             return self
-        moved = ImageIterator(self.images.to(device), self.labels.to(device), self.batch_size,
-                              self.resize, self.shuffle, self.generator, self.classes)  # fmt: skip
-        moved.transforms = self.transforms
+        moved = copy.copy(self)
+        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
+        moved.device, moved._white = moved.images.device, self._white.to(device)
         return moved
 
     def map(self, transform):
@@ -140,8 +140,6 @@ class ImageIterator:
 
 
 class _ImageDataset(Dataset):
-    """What an `ImageIterator` takes its batches from; `classes` are names, or None."""
-
     def __init__(self, data_iter):
         self.data_iter, self.classes = copy.copy(data_iter), data_iter.classes
         self.data_iter.transforms = ()
@@ -207,7 +205,6 @@ def find_files(root=None):
 
 
 def _find_or_download(name, root):
-    """Path of one file: found in one of the three places, else downloaded into the first."""
     folder, patience = root / "FashionMNIST" / "raw", socket.getdefaulttimeout()
     places = folder, root, DEBIAN_FOLDER
     for path in (place / n for place in places for n in (name, name.removesuffix(".gz"))):
@@ -236,13 +233,7 @@ def _find_or_download(name, root):
     return folder / name
 
 
-def read_unpacked(path):
-    """The content of one of the files, packed or not."""
-    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-
-
 def _read_idx(path, num_dims):
-    """Read an IDX file of bytes into a uint8 tensor."""
     packed, sums = path.name.removesuffix(".gz") + ".gz", path.with_name("MD5SUMS")
     expected, content = [CHECKSUMS[packed]], b""
     # Fashion-MNIST's sum, or that of another data set which a file MD5SUMS beside it declares.
@@ -250,7 +241,7 @@ def _read_idx(path, num_dims):
         if line.split()[1:] in ([path.name], [packed]):
             expected.append(line.split()[0])
     with contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error):
-        content = read_unpacked(path)
+        content = gzip.decompress(path.read_bytes()) if path.name == packed else path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() not in expected:
         raise RuntimeError(f"{path} does not hold what Fashion-MNIST's file of that name holds: it "
                            "is damaged, or another file; delete it to have it downloaded again"

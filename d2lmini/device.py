@@ -42,10 +42,8 @@ def try_gpu(i=0):
 class Precision:
     """The arithmetic of a training run: `train_ch6`'s argument `precision` on `device`.
 
-    Attributes:
-        dtype: autocast's, None without it. tf32: whether CUDA multiplies fp32 numbers as TF32.
-        layout: memory format of the weights, which activations follow.
-        images_at_once: a larger batch goes through the network in parts.
+    `dtype` is autocast's, None without it; `tf32`, whether CUDA multiplies fp32 numbers as TF32;
+    `layout`, the memory format of the weights; a batch of more than `images_at_once` goes in parts.
     """
 
     def __init__(self, name, device):
@@ -69,8 +67,7 @@ class Precision:
         return self._asked if self.tf32 or self.dtype is not None else plain
 
     def autocast(self):
-        """The context of a forward pass."""
-        # Nothing is cached: within a reader's own autocast the casts of the weights would stay.
+        """The context of a forward pass; casts kept within a reader's own autocast would stay."""
         enabled = self.dtype is not None
         return torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False)
 
@@ -88,7 +85,6 @@ class Precision:
 
 
 def _fastest(device):
-    """The number format of 16 bits that the device multiplies fastest, by name; else "tf32"."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -142,10 +138,8 @@ def trim_heap(device):
 
 
 def cuda_missing():
-    """A sentence where a torch without CUDA runs on a machine with an NVIDIA card, else ''.
-
-    Linux is asked for cards, for there a container may have `nvidia-smi` and none, as Colab does.
-    """
+    """A sentence where a torch without CUDA runs on a machine with an NVIDIA card, else ''."""
+    # Linux is asked for cards, for there a container may have `nvidia-smi` and none, as Colab does.
     on_windows = platform.system() == "Windows" and shutil.which("nvidia-smi")
     if torch.version.cuda or torch.version.hip or not (NVIDIA_CARDS.is_dir() or on_windows):
         return ""

@@ -40,10 +40,7 @@ class Timer:
 
 
 class Accumulator:
-    """`n` running sums of numbers or 0-d tensors; reading one, `sums[i]`, gives a float.
-
-    Tensors are added on their own device, so that adding does not wait for a GPU; reading does.
-    """
+    """`n` running sums of numbers or 0-d tensors; only reading one, `sums[i]`, waits for a GPU."""
 
     def __init__(self, n):
         self.data = [0.0] * n
@@ -71,8 +68,7 @@ class Accumulator:
 def accuracy(y_hat, y):
     """Number of correct predictions, a 0-d int64 tensor on the device of its arguments.
 
-    `y_hat` are scores (B, num_classes), or already predicted labels (B,), `y` labels (B,);
-    ValueError for other shapes, which broadcasting would turn into a wrong number.
+    `y_hat` are scores (B, num_classes) or predicted labels (B,), `y` labels (B,); else ValueError.
     """
     predicted = y_hat.argmax(dim=1) if y_hat.dim() > 1 else y_hat
     if predicted.shape != y.shape:

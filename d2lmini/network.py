@@ -63,8 +63,8 @@ def init_xavier(module):
 def images_are_independent(net, X):
     """Whether the scores of an image of X (B, C, H, W) depend on it alone, in evaluation mode.
 
-    What has parameters or buffers must be Linear or Conv2d, for others may compute statistics of a
-    batch; and two images must get the same scores alone as among four, up to float64's rounding.
+    What has parameters or buffers must be Linear or Conv2d, for others may take statistics of the
+    batch; and two images must get the same scores alone as among four, in float64.
     """
     layers = [module for module in net.modules() if module._parameters or module._buffers]
     if not all(isinstance(module, (nn.Linear, nn.Conv2d)) for module in layers):

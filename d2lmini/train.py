@@ -1,7 +1,4 @@
-"""The trainer of the chapters, which computes what the reference's `train_ch6` (d2l 0.17.0) does:
-
-Xavier-uniform weights (Glorot and Bengio, 2010), mean cross-entropy, plain gradient descent.
-"""
+"""The trainer of the chapters, with the arithmetic of the reference's `train_ch6` (d2l 0.17.0)."""
 
 import dataclasses
 import math
@@ -69,12 +66,12 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
               cuda_graph=False):  # fmt: skip
     """Initialise `net`, train it on a device with plain SGD, plot and print the results.
 
-    Every Linear and Conv2d that is to be trained gets Xavier-uniform weights (biases stay, and so
-    does what is frozen by `requires_grad_(False)`); the loss is the mean cross-entropy. The network
-    stays on the device, in evaluation mode. Ctrl-C, a loss that is not finite and scores that are
-    dead (all zero, and all gradients) end training early; `History.stopped` says why. Exceptions
-    pass: the network keeps its weights, the checkpoint its last epoch, and `error.history` (after a
-    cell `sys.last_value.history`) what was measured. Returns a `History`.
+    Every Linear and Conv2d that is to be trained gets Xavier-uniform weights (Glorot and Bengio,
+    2010); biases stay, and what is frozen. The loss is the mean cross-entropy. The network stays on
+    the device, in evaluation mode. Ctrl-C, a loss that is not finite and scores that are dead (all
+    zero, and all gradients) end training early; `History.stopped` says why. Exceptions pass: the
+    network keeps its weights, the checkpoint its last epoch, and `error.history` (after a cell
+    `sys.last_value.history`) what was measured. Returns a `History`.
 
     Args:
         net: module from X (B, C, H, W) float32 to scores (B, num_classes), not probabilities.
@@ -134,7 +131,8 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     graph = graphed_step(train_iter) if cuda_graph else None
 
     # Train.
-    print(f"training on {device}", *filter(None, [cuda_missing()]), *hints, sep="\n", flush=True)
+    lines = f"training on {device}", cuda_missing(), *hints.values()
+    print(*filter(None, lines), sep="\n", flush=True)
     if (done := len(history.test_acc)) >= num_epochs:
         print(f"nothing is trained: the checkpoint holds {done} epochs already; ask for more, or "
               "delete the file to start afresh")  # fmt: skip
@@ -188,7 +186,6 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
     X, num_samples, full_size, started = None, 0, None, time.perf_counter()
 
     def step(X, y):
-        """Forward, backward and update for one batch, without waiting for a GPU."""
         if on_cuda:
             torch.backends.cudnn.benchmark = len(y) == full_size  # takes seconds for each new size
         optimizer.zero_grad(set_to_none=True)  # first: activations need the memory
@@ -237,15 +234,14 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
 
 
 def why_stop(sums, optimizer, epoch):
-    """Why more training cannot help, or None; `sums` are those of the epoch so far."""
+    """Why more training cannot help, or None."""
     (group,) = optimizer.param_groups
     if not math.isfinite(sums[0]):
         return (f"the loss became {sums[0]} in epoch {epoch}: the steps are too large. Try a "
                 f"smaller learning rate, lr={group['lr'] / 10:g}, and define the network anew"
                 )  # fmt: skip
     if sums[2] == 0 and not any(p.grad is not None and p.grad.any() for p in group["params"]):
-        return (f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead, the loss is "
-                "the logarithm of the number of classes and every gradient is 0, so waiting cannot "
-                "help. Define the network anew and train again (other initial weights), or try a "
-                f"smaller learning rate, lr={group['lr'] / 2:g}")  # fmt: skip
+        return (f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead and every "
+                "gradient is 0, so waiting cannot help. Define the network anew (other initial "
+                f"weights), or try a smaller learning rate, lr={group['lr'] / 2:g}")  # fmt: skip
     return None
