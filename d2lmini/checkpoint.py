@@ -52,12 +52,15 @@ class Checkpoint:
                              for t in (it.images, it.labels)),
             "init_weights": init_weights or _hash_of(parameters.values()),
         }  # fmt: skip
-        self.settings = self.settings or settings
+        self.settings, reached = self.settings or settings, self.state["net"] if self.state else {}
+        weights = (reached.get(name, p) for name, p in parameters.items())
+        if not init_weights and settings["init_weights"] == _hash_of(weights):
+            settings["init_weights"] = self.settings["init_weights"]  # the run's own
         for name, now in settings.items():
             if (was := self.settings.get(name)) != now:
                 values = f"{name} is {was!r}, this run's is {now!r}"
                 raise ValueError(f"checkpoint={str(self.path)!r} belongs to another run: its "
-                                 f"{values if len(values) < 200 else name + ' is another'}; name "
+                                 f"{values if len(values) < 200 else name + ' differs'}; name "
                                  "another file, or delete it to start afresh")  # fmt: skip
 
     def restore(self, net, scaler, train_iter, device):

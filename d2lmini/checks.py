@@ -1,7 +1,6 @@
-"""What is refused before anything is changed, and what is explained afterwards.
+"""What is refused before anything is changed, and what is explained afterwards, once.
 
-A rule is a row: a condition, and a sentence that says what was given and what is needed. What fails
-later is explained once, from the traceback: memory, and layers that do not take their input.
+A sentence says what was given, and what is needed; it is a ValueError.
 """
 
 import contextlib
@@ -29,23 +28,15 @@ OUT_OF_MEMORY = "out of memory|allocate memory|not enough memory|ALLOC_FAILED"
 TORCH = Path(torch.__file__).parent
 
 
-def refuse(*rows):
-    """Raise the sentence of the first row, (condition, sentence), whose condition holds."""
-    for is_wrong, sentence in rows:
-        if is_wrong:
-            raise ValueError(sentence)
-
-
 def check_arguments(net, num_epochs, lr, seed):
     """Return `num_epochs` and `seed` as plain ints."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be an nn.Module, got {net!r:.200}")
     lr_fits = isinstance(lr, numbers.Real) and 0 < lr <= torch.finfo(torch.float32).max
-    refuse(
-        (not lr_fits, f"lr must be a positive number, got {lr!r}"),
-        (not any(p.requires_grad for p in net.parameters()), "net has no parameter to train"),
-        (not torch.is_grad_enabled(), "gradients are switched off around train_ch6"),
-    )
+    if not lr_fits:
+        raise ValueError(f"lr must be a positive number, got {lr!r}")
+    if not any(p.requires_grad for p in net.parameters()) or not torch.is_grad_enabled():
+        raise ValueError("net has no parameter to train, or gradients are switched off around it")
     seed = None if seed is None else whole_number("seed", seed, -(2**63), "a 64-bit whole number")
     return whole_number("num_epochs", num_epochs), seed
 
@@ -104,15 +95,17 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
         X, y = _first_batch(train_iter, "train_iter", num_epochs)
         test_X, test_y = _first_batch(test_iter, "test_iter", num_epochs)
         if is_lazy(net):
-            refuse((X is None, "the network has lazy layers, whose sizes a first batch tells, but "
-                    "train_iter gives it once only: call net(X) before"))  # fmt: skip
+            if X is None:
+                raise ValueError("lazy layers need a first batch, which train_iter gives once "
+                                 "only: call net(X) on one before training")  # fmt: skip
             waiting = filter(nn.parameter.is_lazy, net.buffers())  # which torch cannot copy
             memo = {id(b): nn.parameter.UninitializedBuffer(dtype=b.dtype) for b in waiting}
             sized = copy.deepcopy(net, memo)
         try:
             with evaluation_mode(sized.to(precision.device)):
                 hints = _try(sized, X, y, "train_iter", precision)
-                refuse((is_lazy(sized), "a lazy layer is not used by forward: take it out"))
+                if is_lazy(sized):
+                    raise ValueError("a lazy layer is not used by forward: take it out")
                 hints |= _try(sized, test_X, test_y, "test_iter", precision)
                 may_part = (precision.device.type, precision.layout) == ("cpu", torch.channels_last)
                 is_large = X is not None and len(X) > IMAGES_AT_ONCE
@@ -126,9 +119,9 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
 
 def _first_batch(data_iter, name, num_epochs):
     """Images of a first batch and the labels known by then; two None if batches come only once."""
-    refuse((isinstance(data_iter, USED_UP) and num_epochs > 1,
-            f"{name} is a {type(data_iter).__name__}, which yields its batches once only, but is "
-            f"needed {num_epochs} times; give a list of batches or a DataLoader"))  # fmt: skip
+    if isinstance(data_iter, USED_UP) and num_epochs > 1:
+        raise ValueError(f"{name} is a {type(data_iter).__name__}, which yields its batches once "
+                         "only; give a list of batches or a DataLoader")  # fmt: skip
     batches = iter(data_iter)
     if batches is data_iter or isinstance(getattr(data_iter, "dataset", None), IterableDataset):
         return None, None
@@ -157,10 +150,10 @@ def _try(net, X, labels, name, precision):
             return _try(net, X, labels, name, precision)
         raise_explained(error, name, net, X)
     check_scores(scores, X, labels.cpu(), name)
-    refuse((not scores.isfinite().all(),
-            "the network's scores are not finite before the first step: its weights or biases are "
-            "not, or the images are too large; define it anew, or bring them to 0 to 1"
-            ))  # fmt: skip
+    if not scores.isfinite().all():
+        raise ValueError("the network's scores are not finite before the first step: its weights "
+                         "are not, or the images are too large; define it anew, or scale them"
+                         )  # fmt: skip
     if X.is_floating_point() and X.abs().max() > 30:
         hints["range"] = (f"note: images go up to {X.max().item():g}; learning rates such as the "
                           "book's are for values from 0 to 1: divide by 255, as "
@@ -176,17 +169,15 @@ def _try(net, X, labels, name, precision):
 @contextlib.contextmanager
 def _random_states_kept(device, *iterators):
     owners = [*iterators, *(getattr(data_iter, "sampler", None) for data_iter in iterators)]
-    generators = {getattr(owner, "generator", None) for owner in owners}
-    kept = [(g.set_state, g.get_state()) for g in generators if isinstance(g, torch.Generator)]
     numpy_random = sys.modules["numpy"].random  # matplotlib has imported it
-    kept.append((numpy_random.set_state, numpy_random.get_state()))
-    kept.append((random.setstate, random.getstate()))
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for put_back, state in kept:
-            put_back(state)
+    with contextlib.ExitStack() as stack:
+        for generator in {getattr(owner, "generator", None) for owner in owners}:
+            if isinstance(generator, torch.Generator):
+                stack.callback(generator.set_state, generator.get_state())
+        stack.callback(numpy_random.set_state, numpy_random.get_state())
+        stack.callback(random.setstate, random.getstate())
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        yield
 
 
 def raise_explained(error, name, net, X, size=0):
@@ -211,7 +202,7 @@ def raise_explained(error, name, net, X, size=0):
 
 
 def _layer_in(error):
-    """The torch.nn module that raised, and the tensor it was given; None for a reader's code."""
+    """The torch.nn module that raised and the tensor it was given; None for a reader's code."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         if TORCH not in Path(frame.f_code.co_filename).parents:
             return None

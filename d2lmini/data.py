@@ -1,7 +1,4 @@
-"""Fashion-MNIST as one tensor: read, check, shuffle and enlarge whole batches, without workers.
-
-Xiao, Rasul and Vollgraf, 2017, https://arxiv.org/abs/1708.07747 (MIT licence).
-"""
+"""Fashion-MNIST (Xiao et al., 2017, https://arxiv.org/abs/1708.07747) as one tensor in memory."""
 
 import contextlib
 import copy
@@ -247,5 +244,4 @@ def _read_idx(path, num_dims):
                            "is damaged, or another file; delete it to have it downloaded again"
                            )  # fmt: skip
     shape = [int.from_bytes(content[4 * d : 4 * d + 4], "big") for d in range(1, num_dims + 1)]
-    flat = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * num_dims)
-    return flat.view(shape)
+    return torch.frombuffer(bytearray(content[4 + 4 * num_dims :]), dtype=torch.uint8).view(shape)

@@ -76,7 +76,7 @@ class Precision:
         """Training's memory layout, products and memory, put back afterwards."""
         with contextlib.ExitStack() as stack:
             if self.device.type == "cuda":
-                stack.enter_context(_cuda_products(self.tf32))
+                _set_cuda_products(self.tf32, stack)
             stack.enter_context(memory_kept(self.device))
             stack.enter_context(torch.autocast(self.device.type, enabled=False))  # a reader's own
             stack.callback(lay_out, net, torch.contiguous_format)
@@ -94,22 +94,17 @@ def _fastest(device):
     return "bf16" if device.type == "cpu" and seconds[0] < seconds[1] else "tf32"
 
 
-@contextlib.contextmanager
-def _cuda_products(tf32):
-    """Products and convolutions of fp32 numbers on CUDA in TF32 or in full, put back afterwards."""
-    cudnn, matmul, saved = torch.backends.cudnn, torch.backends.cuda.matmul, []
-    older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+def _set_cuda_products(tf32, stack):
+    """Have CUDA multiply fp32 numbers in TF32 or in full, until the stack is left."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     owners = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)
-    for owner, name in [*older, *((owner, "fp32_precision") for owner in owners)]:
-        # Torch 2.9 has newer names, and does not tell what was set by them under the older ones.
+    older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    # Torch 2.9 has newer names, and does not tell what was set by them under the older ones, which
+    # change both: the newer are put back last.
+    for owner, name in [*((owner, "fp32_precision") for owner in owners), *older]:
         with contextlib.suppress(AttributeError, RuntimeError):
-            saved.append((owner, name, getattr(owner, name)))
-    try:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
-        yield
-    finally:
-        for setting in saved:
-            setattr(*setting)
+            stack.callback(setattr, owner, name, getattr(owner, name))
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
 
 
 @contextlib.contextmanager

@@ -15,21 +15,17 @@ def device_of(net):
 
 def dtype_of(net):
     """The number format of the network's first floating-point parameter; else float32."""
-    return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    return next(filter(torch.Tensor.is_floating_point, net.parameters()), torch.empty(0)).dtype
 
 
 @contextlib.contextmanager
 def evaluation_mode(net):
     """Put `net` into evaluation mode, and afterwards each of its modules back as it was."""
-    modes = {}
-    for module in net.modules():
-        modes[module] = module.training
-    net.eval()
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in net.modules():
+            stack.callback(setattr, module, "training", module.training)
+        net.eval()
         yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def is_lazy(net):

@@ -25,8 +25,7 @@ class History:
         train_loss, train_acc: means over the epoch's samples, while the weights moved; the loss in
             nats, accuracies in [0, 1]. test_acc: over the whole test set, after the epoch.
         train_seconds, test_seconds: wall time. cpu_seconds: of all threads, both together.
-        curve: the points of the plot, (epoch, train loss, train acc, test acc or None).
-        num_samples: training samples in an epoch.
+        curve, num_samples: points (epoch, train loss, train acc, test acc or None); in an epoch.
         precision: "fp32", the same but "fp32, channels last", "tf32", "bf16" or "fp16".
         stopped: None, or why training ended early.
     """

@@ -166,8 +166,8 @@ def test_the_loaders_own_generator_goes_on_too(tmp_path):
 @pytest.mark.parametrize(
     "changed, difference",
     [
-        ({"network": net(5)}, r"network is '.*out_features=4.*', this run's is '.*out_features=5"),
-        ({"network": nn.Sequential(*net(), nn.ReLU())}, r"network is '\)', this run's is '.*ReLU"),
+        ({"network": net(5)}, "its network differs"),
+        ({"network": nn.Sequential(*net(), nn.ReLU())}, "its network differs"),
         ({"lr": 0.2}, r"lr is 0\.1, this run's is 0\.2"),
         ({"seed": 1}, r"seed is 0, this run's is 1"),
         ({"seed": None}, r"seed is 0, this run's is None"),
@@ -346,7 +346,7 @@ def test_frozen_layers_make_another_run(tmp_path):
     frozen = net()
     frozen[1].requires_grad_(False)
     before = frozen[1].weight.clone()
-    with pytest.raises(ValueError, match=r"its parameters is '1\.weight .*frozen'"):
+    with pytest.raises(ValueError, match=r"parameters is .*frozen"):
         run(path, frozen)
     assert torch.equal(frozen[1].weight, before) and frozen.training
 
