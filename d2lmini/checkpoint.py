@@ -32,10 +32,10 @@ class Checkpoint:
             self.state["net"], self.state["history"]
         except Exception as error:  # torch raises whatever other bytes come to
             raise ValueError(f"{file} is not a checkpoint of train_ch6, or not all of one; delete "
-                           "the file or name another") from error  # fmt: skip
+                             "the file or name another") from error  # fmt: skip
         if "init_weights" not in self.settings:
             raise ValueError(f"{file} was written by an earlier d2lmini: its weights can be read, "
-                           "but training cannot go on from it; name another file")  # fmt: skip
+                             "but training cannot go on from it; name another file")  # fmt: skip
 
     def check_same_run(self, net, train_iter, test_iter, lr, seed, precision, init_weights):
         """Note the settings of this run; refuse those of another, naming what differs first."""

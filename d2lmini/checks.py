@@ -32,8 +32,7 @@ def check_arguments(net, num_epochs, lr, seed):
     """Return `num_epochs` and `seed` as plain ints."""
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be an nn.Module, got {net!r:.200}")
-    lr_fits = isinstance(lr, numbers.Real) and 0 < lr <= torch.finfo(torch.float32).max
-    if not lr_fits:
+    if not isinstance(lr, numbers.Real) or not 0 < lr <= torch.finfo(torch.float32).max:
         raise ValueError(f"lr must be a positive number, got {lr!r}")
     if not any(p.requires_grad for p in net.parameters()) or not torch.is_grad_enabled():
         raise ValueError("net has no parameter to train, or gradients are switched off around it")
@@ -72,10 +71,9 @@ def check_scores(scores, X, labels, name):
         return
     if len(shape) != 2 or shape[0] != len(X):
         advice = "; does it lack nn.Flatten()?" if shape[:1] == X.shape[:1] else ""
-        raise ValueError(
-            f"the network must return one tensor of scores, ({len(X)}, num_classes) "
-            f"for {len(X)} images, got a {type(scores).__name__} {shape}{advice}"
-        )
+        raise ValueError(f"the network must return one tensor of scores, ({len(X)}, num_classes) "
+                         f"for {len(X)} images, got a {type(scores).__name__} {shape}{advice}"
+                         )  # fmt: skip
     if labels.device.type == "cpu" and (labels.min() < 0 or labels.max() >= shape[1]):
         low, high = labels.min(), labels.max()
         advice = f"it needs {high + 1} outputs" if low == 0 else "number the classes from 0"
@@ -171,7 +169,7 @@ def _random_states_kept(device, *iterators):
     owners = [*iterators, *(getattr(data_iter, "sampler", None) for data_iter in iterators)]
     numpy_random = sys.modules["numpy"].random  # matplotlib has imported it
     with contextlib.ExitStack() as stack:
-        for generator in {getattr(owner, "generator", None) for owner in owners}:
+        for generator in [getattr(owner, "generator", None) for owner in owners]:
             if isinstance(generator, torch.Generator):
                 stack.callback(generator.set_state, generator.get_state())
         stack.callback(numpy_random.set_state, numpy_random.get_state())
@@ -190,15 +188,15 @@ def raise_explained(error, name, net, X, size=0):
     if isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error)):
         smaller = f"batches of {size // 2}" if size > 1 else "less"
         raise RuntimeError(f"out of memory with {given}: try {smaller} or a smaller resize in "
-                          f"load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
-                          ) from error  # fmt: skip
+                           f"load_data_fashion_mnist; if it stays so, restart the kernel ({error})"
+                           ) from error  # fmt: skip
     if found is None or X is None:
         raise error
     layer, taken = found
     place = next((n for n, module in net.named_modules() if module is layer), "")
     raise ValueError(f"the network does not take {given} of {name}: layer {place}, "
-                   f"{type(layer).__name__}({layer.extra_repr()}), got {tuple(taken.shape)}"
-                   f"{_advice(layer, taken, X)} ({error!s:.300})") from error  # fmt: skip
+                     f"{type(layer).__name__}({layer.extra_repr()}), got {tuple(taken.shape)}"
+                     f"{_advice(layer, taken, X)} ({error!s:.300})") from error  # fmt: skip
 
 
 def _layer_in(error):
