@@ -44,7 +44,7 @@ def lay_out(net, layout):
 def init_xavier(module):
     """Xavier-uniform weights for a Linear or Conv2d that is to be trained; for `net.apply`.
 
-    Also where a parametrization such as `weight_norm` computes them, and in scripted modules.
+    Also of parametrizations (not the deprecated `nn.utils.weight_norm`) and scripted modules.
     """
     scripted = getattr(module, "original_name", "") in ("Linear", "Conv2d")
     if not (scripted or isinstance(module, (nn.Linear, nn.Conv2d))):
