@@ -10,6 +10,7 @@ memory is its own. Numbers are medians over the rounds. benchmarks/README.md say
 import argparse
 import contextlib
 import datetime
+import gzip
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from tools import notebooks
 
 with notebooks.exit_on_fault("against_d2l"):  # image size and learning rate of each chapter
     SETTINGS = {chapter.name: (chapter.side, chapter.lr) for chapter in notebooks.chapters()}
+OPTIONS = ("batches", "batch_size", "device", "precision", "cuda_graph", "threads")  # of a side
 SIDES = ("d2l", "d2lmini")
 RATES = {
     "train_images_per_sec": "training",
@@ -61,10 +63,7 @@ def main():
     report = {
         "date": datetime.date.today().isoformat(),
         "environment": environment,
-        "settings": {
-            key: getattr(arguments, key)
-            for key in ("batches", "batch_size", "rounds", "device", "precision", "threads")
-        },
+        "settings": {key: getattr(arguments, key) for key in ("rounds", *OPTIONS)},
         "networks": results,
     }
     if arguments.output:
@@ -79,6 +78,7 @@ def parse_arguments():
     parser.add_argument("--rounds", type=int, default=3, help="each side's turns")
     parser.add_argument("--device", default=None, help="default: a GPU if there is one")
     parser.add_argument("--precision", default="tf32", help="of this package; see train_ch6")
+    parser.add_argument("--cuda-graph", type=int, default=0, choices=(0, 1), help="the same")
     parser.add_argument("--threads", type=int, default=None, help="torch's, on a CPU")
     parser.add_argument("--output", help="JSON file for the results")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
@@ -93,14 +93,16 @@ def prepare_data(folder):
 
     d2l reads ../data, so its working folder is folder/work; this package is given folder/data.
     """
-    from d2lmini.data import find_files, load_data_fashion_mnist, read_unpacked
+    from d2lmini.data import find_files, load_data_fashion_mnist
 
     load_data_fashion_mnist(1)  # checks the files
     raw = folder / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     (folder / "work").mkdir()
     for name, source in find_files().items():
-        (raw / name.removesuffix(".gz")).write_bytes(read_unpacked(source))
+        packed, content = source.suffix == ".gz", source.read_bytes()
+        content = gzip.decompress(content) if packed else content
+        (raw / name.removesuffix(".gz")).write_bytes(content)
         if (source.parent / "MD5SUMS").is_file():  # a sample says so, and what it holds
             shutil.copy(source.parent / "MD5SUMS", raw)
 
@@ -109,7 +111,7 @@ def run_side(arguments, name, side, folder):
     """One side's turn, in a process of its own."""
     program = [sys.executable, "-W", "ignore", str(Path(__file__).resolve())]
     command = [*program, "--side", side, "--networks", name]
-    for key in ("batches", "batch_size", "device", "precision", "threads"):
+    for key in OPTIONS:
         if getattr(arguments, key) is not None:
             command += [f"--{key.replace('_', '-')}", str(getattr(arguments, key))]
     environment = {**os.environ, "D2LMINI_DATA": str(Path(folder, "data")), "MPLBACKEND": "Agg"}
@@ -183,7 +185,8 @@ def measure(arguments):
         synchronize(device)
         return result, time.perf_counter() - started
 
-    options = {"seed": 0, "precision": arguments.precision} if own else {}
+    options = {"seed": 0, "precision": arguments.precision, "cuda_graph": arguments.cuda_graph}
+    options = options if own else {}
     evaluations = []  # of each side's trainer: seconds, to be taken from the whole
     module = sys.modules["d2lmini.train" if own else "d2l.torch"]
     evaluation = "evaluate" if own else "evaluate_accuracy_gpu"
@@ -214,7 +217,7 @@ def measure(arguments):
     if device.type == "cuda":
         device_memory["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
 
-    loader = train_iter.on(device) if own else train_iter
+    loader = train_iter.to(device) if own else train_iter
     num_train, loader_seconds = timed(lambda: count_images(loader, device))
     num_test = len(test_iter.labels if own else test_iter.dataset)
     return {

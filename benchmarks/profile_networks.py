@@ -2,12 +2,14 @@
 
     python benchmarks/profile_networks.py --networks googlenet --batch-size 32
 
-For each network one step of train_ch6 (forward, backward, SGD) on `--batch-size` random images is
-profiled after three unprofiled ones: with precision="fp32", the reference's arithmetic and memory
-layout, and with the default.
+For each network train_ch6 trains on one batch of `--batch-size` random images, an epoch a step, and
+runs of one and of two steps tell what a step costs (the evaluation of one image with it): with
+precision="fp32", the reference's arithmetic and memory layout, and with the default.
 """
 
 import argparse
+import contextlib
+import io
 import sys
 import time
 from pathlib import Path
@@ -23,10 +25,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from against_d2l import SETTINGS, synchronize  # noqa: E402
 
-from d2lmini.device import device_name, memory_kept, try_gpu  # noqa: E402
-from d2lmini.metrics import Accumulator  # noqa: E402
-from d2lmini.precision import Precision  # noqa: E402
-from d2lmini.train import TrainingRun, init_xavier  # noqa: E402
+import d2lmini as d2l  # noqa: E402
+from d2lmini.device import device_name  # noqa: E402
 from tools import notebooks  # noqa: E402
 
 
@@ -38,7 +38,7 @@ def main():
     parser.add_argument("--device", default=None, help="default: a GPU if there is one")
     parser.add_argument("--rows", type=int, default=6, help="operators listed for each network")
     arguments = parser.parse_args()
-    device = torch.device(arguments.device) if arguments.device else try_gpu()
+    device = torch.device(arguments.device) if arguments.device else d2l.try_gpu()
     print(f"{device} ({device_name(device)}), torch {torch.__version__}")
     for name in arguments.networks:
         for precision in ("fp32", "tf32"):
@@ -88,28 +88,33 @@ def profile_step(name, batch_size, device, precision):
     X = torch.rand(batch_size, 1, side, side, device=device)
     y = torch.arange(batch_size, device=device) % 10
     net = notebooks.network_namespace(name)["net"]
-    precision = Precision(precision, device)
-    run = TrainingRun(net.to(device), [(X, y)], [(X, y)], 1, lr, precision, seed=None)
-    net.apply(init_xavier).train()
 
-    def step():
-        run.step(X, y, Accumulator(3), is_first=False)
+    def train(num_steps):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return d2l.train_ch6(net, [(X, y)], [(X[:1], y[:1])], num_steps, lr, device,
+                                 precision=precision)  # fmt: skip
 
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with memory_kept(device), precision.applied_to(net):
+    def flops(num_steps):
         with FlopCounterMode(display=False) as counter:
-            step()
-        seconds = min(seconds_of(step, device) for _ in range(2))
+            train(num_steps)
+        return counter.get_total_flops()
+
+    def own_times(num_steps):
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         with profile(activities=activities) as profiler:
-            seconds_of(step, device)
+            train(num_steps)
+        on_cuda = device.type == "cuda"
+        return {
+            event.key: event.self_device_time_total if on_cuda else event.self_cpu_time_total
+            for event in profiler.key_averages()
+        }
 
-    def own_time(event):
-        return event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-
-    events = sorted(profiler.key_averages(), key=own_time, reverse=True)
-    return counter.get_total_flops(), seconds, [(event.key, own_time(event)) for event in events]
+    # What comes before the first step is no part of it.
+    seconds = min(train(3).train_seconds[1:])
+    first, both = own_times(1), own_times(2)
+    operators = [(key, time - first.get(key, 0)) for key, time in both.items()]
+    operators = sorted(((key, time) for key, time in operators if time > 0), key=lambda o: -o[1])
+    return flops(2) - flops(1), seconds, operators
 
 
 def seconds_of(action, device):

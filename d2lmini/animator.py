@@ -1,15 +1,18 @@
 """A plot of running curves: one figure updated in place in a notebook, a line a point elsewhere."""
 
+import contextlib
+import math
 import shutil
 import sys
+import time
 
-from IPython import get_ipython
-from IPython.display import display
+import IPython.display
 from matplotlib.figure import Figure
 
 from d2lmini.figures.inline_svg import InlineFigure, chinese_fonts, figure_svg
 
-__all__ = ["Animator"]
+POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
+SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
 
 
 class Animator:
@@ -20,58 +23,48 @@ class Animator:
     terminal shows progress in between. The arguments are those of the reference, d2l 0.17.0:
 
     Args:
-        xlabel, ylabel: axis labels.
-        legend: names of the curves.
-        xlim, ylim: `(low, high)` of the axes; None fits the data.
-        xscale, yscale: 'linear' or 'log'.
+        xlabel, ylabel, legend, caption: axis labels, names of the curves, text under the figure.
+        xlim, ylim: `(low, high)` of the axes; None fits the data. xscale, yscale: 'linear', 'log'.
         fmts: matplotlib formats, used in turn by any number of curves.
-        nrows, ncols: grid of axes; curves are drawn in the first.
-        figsize: width and height in inches.
-        caption: text under the figure.
+        nrows, ncols, figsize: grid of axes, of which the first has the curves; its size in inches.
     """
 
     def __init__(self, xlabel=None, ylabel=None, legend=None, xlim=None, ylim=None,
                  xscale="linear", yscale="linear", fmts=("-", "m--", "g-.", "r:"),
                  nrows=1, ncols=1, figsize=(3.5, 2.5), *, caption=None):  # fmt: skip
         self.legend, self.fmts, self.caption = list(legend or []), fmts, caption
-        self.xlabel = xlabel
-        self.fig = Figure(figsize=figsize)
+        self.xlabel, self.fig = xlabel, Figure(figsize=figsize)
         self.axes = self.fig.subplots(nrows, ncols, squeeze=False).flatten()
-        self._format = {"xlabel": xlabel or "", "ylabel": ylabel or "",
-                        "xscale": xscale, "yscale": yscale}  # fmt: skip
-        self._limits = {  # [1, 1], of a run of one epoch, is no interval
-            name: limits
-            for name, limits in (("xlim", xlim), ("ylim", ylim))
-            if limits is not None and limits[0] != limits[1]
-        }
+        self._settings = {"xlabel": xlabel or "", "ylabel": ylabel or "",
+                          "xscale": xscale, "yscale": yscale}  # fmt: skip
+        limits = {"xlim": xlim, "ylim": ylim}  # of which [1, 1], of one epoch, is none
+        self._settings |= {k: v for k, v in limits.items() if v is not None and v[0] != v[1]}
         self.X, self.Y = [], []  # a list of points for each curve
-        self._display = None
-        self._progress = ""  # what stands in the terminal's last line
+        self._display, self._progress = None, ""  # what stands in the terminal's last line
 
     def add(self, x, y, *, redraw=True):
-        """Add a point to each curve.
+        """Add a point to each curve; `redraw=False` only keeps it.
 
         `x` and `y` are numbers, tensors on any device, or sequences of these with one entry a
-        curve; one `x` serves all curves; None leaves a curve as it is. `redraw=False` only keeps
-        the point.
+        curve; one `x` serves all curves; None leaves a curve as it is.
         """
-        ys = _as_list(y)
-        xs = _as_list(x)
-        if len(xs) == 1:
-            xs *= len(ys)
+        xs, ys, at, told = _as_list(x), _as_list(y), None, []
+        xs = xs * len(ys) if len(xs) == 1 else xs
         if len(xs) != len(ys):
             raise ValueError(f"x has {len(xs)} entries and y has {len(ys)}; they must be as many")
-        while len(self.X) < len(ys):
-            self.X.append([])
-            self.Y.append([])
-        for x_list, y_list, x_new, y_new in zip(self.X, self.Y, xs, ys, strict=False):
+        for index, (x_new, y_new) in enumerate(zip(xs, ys, strict=True)):
+            if index == len(self.X):
+                self.X.append([])
+                self.Y.append([])
             if x_new is not None and y_new is not None:
-                x_list.append(float(x_new))
-                y_list.append(float(y_new))
-        if not _in_notebook():
-            self._print_point(xs, ys)
-        elif redraw:
+                self.X[index].append(at := float(x_new))
+                self.Y[index].append(float(y_new))
+                told.append(f"{self._name(index)} {float(y_new):.3f}")
+        if redraw and _in_notebook():
             self.redraw()
+        elif told and at.is_integer() and not _in_notebook():
+            self.progress("")
+            print(f"{self.xlabel or 'x'} {at:.0f}: {', '.join(told)}", flush=True)
 
     def redraw(self, status=None):
         """Show the curves as they are, in a notebook; `status` is a line under the figure."""
@@ -80,10 +73,12 @@ class Animator:
             return
         self._draw()
         caption = "  |  ".join(filter(None, (self.caption, status)))
-        svg = figure_svg(self.fig, alt=self._description(), caption=caption)
-        picture = InlineFigure(svg, alt=self._description(), caption=caption)
+        last = [f"{self._name(i)} {points[-1]:.3g}" for i, points in enumerate(self.Y) if points]
+        alt = f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{'，'.join(last) or '尚无'}"
+        svg = figure_svg(self.fig, alt=alt, caption=caption)
+        picture = InlineFigure(svg, alt=alt, caption=caption)
         if self._display is None:
-            self._display = display(picture, display_id=True)
+            self._display = IPython.display.display(picture, display_id=True)
         else:
             self._display.update(picture)
 
@@ -93,8 +88,7 @@ class Animator:
         if _in_notebook() or status == self._progress or not is_terminal():
             return
         status = status[: shutil.get_terminal_size().columns - 1]  # one that wraps would stay
-        erased = f"\r{' ' * len(self._progress)}\r"
-        print(f"{erased}{status}", end="", flush=True)
+        print(f"\r{' ' * len(self._progress)}\r{status}", end="", flush=True)
         self._progress = status
 
     def save(self, path):
@@ -111,7 +105,7 @@ class Animator:
             (line,) = axes.plot(x_list, y_list, fmt, label=self._name(index))
             if len(x_list) == 1:  # no line to be seen yet
                 line.set_marker("o")
-        axes.set(**self._format, **self._limits)
+        axes.set(**self._settings)
         if self.legend and self.X:
             axes.legend()
         axes.grid(alpha=0.4)
@@ -119,30 +113,62 @@ class Animator:
     def _name(self, index):
         return self.legend[index] if index < len(self.legend) else f"series {index + 1}"
 
-    def _description(self):
-        last = "，".join(
-            f"{self._name(i)} {y_list[-1]:.3g}" for i, y_list in enumerate(self.Y) if y_list
-        )
-        return f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{last or '尚无'}"
 
-    def _print_point(self, xs, ys):
-        given = [(i, x, y) for i, (x, y) in enumerate(zip(xs, ys, strict=True))
-                 if x is not None and y is not None]  # fmt: skip
-        if given and float(given[0][1]).is_integer():
-            self.progress("")
-            values = ", ".join(f"{self._name(i)} {float(y):.3f}" for i, _, y in given)
-            print(f"{self.xlabel or 'x'} {float(given[0][1]):.0f}: {values}", flush=True)
+class Progress:
+    """What a reader sees of a run: its curves, and a line with speed and time left."""
+
+    def __init__(self, history, num_epochs, train_iter, on_cuda, caption):
+        self.history, self.num_epochs, self.on_cuda = history, num_epochs, on_cuda
+        self.num_batches = 0  # of a generator, or a DataLoader of an IterableDataset
+        with contextlib.suppress(TypeError):
+            self.num_batches = len(train_iter)
+        points = (math.ceil(self.num_batches * k / POINTS_PER_EPOCH) for k in range(1, 5))
+        self.points, self.status = set(points) - {self.num_batches}, None
+        self.last_redraw = self.last_status = time.perf_counter()
+        self.animator = Animator(xlabel="epoch", xlim=[0, num_epochs], caption=caption,
+                                 legend=["train loss", "train acc", "test acc"])  # fmt: skip
+        for epoch, *values in history.curve:  # of a run that goes on
+            self.animator.add(epoch, values, redraw=False)
+        self.animator.redraw()
+
+    def is_due(self, done, num_samples, started):
+        """Whether the curves get a point after `done` batches of an epoch; shows the status."""
+        due, now = done in self.points, time.perf_counter()
+        if not due and now - self.last_status <= SECONDS_BETWEEN_REDRAWS:
+            return False
+        epoch, seconds = len(self.history.test_acc) + 1, max(now - started, 1e-9)
+        self.status = (f"epoch {epoch}/{self.num_epochs}, batch {done}/{self.num_batches or '?'}, "
+                       f"{num_samples / seconds:.0f} examples/sec")  # fmt: skip
+        if self.num_batches:
+            an_epoch = self.num_batches / done * seconds + sum(self.history.test_seconds[-1:])
+            left = round((self.num_epochs - epoch + 1 - done / self.num_batches) * an_epoch)
+            self.status += f", about {left // 60}:{left % 60:02d} min left"
+        if due and self.on_cuda:  # which has work to do meanwhile
+            self._redraw()
+        elif not due:
+            self.animator.progress(self.status)
+            self.last_status = now
+        return due
+
+    def add(self, epoch, train_loss, train_acc, test_acc=None):
+        """Add a point to the curves, the last of an epoch with `test_acc`."""
+        self.history.curve.append((epoch, train_loss, train_acc, test_acc))
+        self.animator.add(epoch, (train_loss, train_acc, test_acc), redraw=False)
+        self.status = self.status if test_acc is None else None
+        if not self.on_cuda:
+            self._redraw()
+
+    def _redraw(self):
+        if time.perf_counter() - self.last_redraw > SECONDS_BETWEEN_REDRAWS:
+            self.animator.redraw(self.status)
+            self.last_redraw = time.perf_counter()
 
 
 def _as_list(values):
-    """Plain numbers and Nones from one of them, a tensor, an array, or a sequence of any."""
-    values = _plain(values)
-    return [_plain(v) for v in values] if hasattr(values, "__len__") else [values]
-
-
-def _plain(value):
-    return value.tolist() if hasattr(value, "tolist") else value  # of a tensor or an array
+    values = values.tolist() if hasattr(values, "tolist") else values  # a tensor or an array
+    values = values if hasattr(values, "__len__") else [values]
+    return [value.tolist() if hasattr(value, "tolist") else value for value in values]
 
 
 def _in_notebook():
-    return hasattr(get_ipython(), "kernel")
+    return hasattr(IPython.get_ipython(), "kernel")

@@ -1,139 +1,109 @@
 """Training state on disk, so that a run that was cut off goes on as if it had not been."""
 
-import contextlib
-import errno
+import dataclasses
 import hashlib
-import itertools
+import io
 import os
-import pickle
-import platform
+import tempfile
+import warnings
 from pathlib import Path
 
 import torch
 
-from d2lmini.checks import sample_of
 from d2lmini.data import ImageIterator
-from d2lmini.network import code_digest, forward_digest
-
-__all__ = ["data_digest", "identity", "load", "save"]
 
 
-def save(path, settings, state):
-    """Write `state` and the `settings` it belongs to into `path`, whole or not at all.
+class Checkpoint:
+    """The file of a run at `path`; where that is None there is none, and nothing is written.
 
-    Raises:
-        OSError: the folder cannot be written to; the previous file is left as it was.
+    `settings` are the plain values by which it knows its run, `state` is all that the epochs to
+    come depend on; both are None without a file. Plain SGD has no state of its own.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside the target and renamed: a kill at any moment leaves the old file or the new.
-    # What it may leave of the other has a fixed name, so that the next save takes its place.
-    temporary = path.with_name(path.name + ".part")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"settings": settings, "state": state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
-
-def load(path, settings, names=()):
-    """Return the state in `path`, with all `names` in it, or None when there is no such file.
-
-    Raises:
-        OSError: the file cannot be opened or read.
-        ValueError: the file is no checkpoint, or one of other settings; the message names the
-            first difference.
-    """
-    path = Path(path)
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
+    def __init__(self, path):
+        """Read the file. OSError: it cannot be read just now; ValueError: it is no checkpoint."""
+        self.path, self.settings, self.state = path, None, None
+        if path is None or not Path(path).exists():
+            return
+        content, file = Path(path).read_bytes(), f"checkpoint={str(path)!r}"
         try:
-            content = dict(torch.load(file, map_location="cpu", weights_only=True))
-            found, state = dict(content["settings"]), dict(content["state"])
-            for name in names:
-                state[name]
-        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, LookupError, TypeError,
-                ValueError, AttributeError) as error:  # fmt: skip
-            # A lost network drive, say: the file may be good. (EINVAL: it is cut short.)
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise
-            raise ValueError(
-                f"checkpoint={str(path)!r} is not a checkpoint of train_ch6, or not all of one; "
-                "delete the file or name another"
-            ) from error
-    # What only one of the two knows belongs to another version, of the helper or of Python.
-    for name in filter(found.__contains__, settings):
-        if settings.get(name) != found.get(name):
-            was, now = _first_difference(found.get(name), settings.get(name))
-            raise ValueError(
-                f"checkpoint={str(path)!r} belongs to another run: its {name} is {was!r}, this "
-                f"run's is {now!r}; name another file, or delete it to start afresh"
-            )
-    return state
+            content = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            self.settings, self.state = dict(content["settings"]), dict(content["state"])
+            self.state["net"], self.state["history"]
+        except Exception as error:  # torch raises whatever other bytes come to
+            raise ValueError(f"{file} is not a checkpoint of train_ch6, or not all of one; delete "
+                             "the file or name another") from error  # fmt: skip
+        if "init_weights" not in self.settings:
+            raise ValueError(f"{file} was written by an earlier d2lmini: its weights can be read, "
+                             "but training cannot go on from it; name another file")  # fmt: skip
+
+    def check_same_run(self, net, train_iter, test_iter, lr, seed, precision, init_weights):
+        """Note the settings of this run; refuse those of another, naming what differs first."""
+        parameters, generator = dict(net.named_parameters()), getattr(train_iter, "generator", None)
+        sizes = {name: getattr(train_iter, name, None) for name in ("batch_size", "resize")}
+        settings = {
+            "network": str(net),
+            "parameters": "\n".join(f"{name} {tuple(p.shape)}{'' if p.requires_grad else ' frozen'}"
+                                    for name, p in parameters.items()),
+            **{name: size if isinstance(size, int) else None for name, size in sizes.items()},
+            "lr": float(lr), "seed": seed, "own generator": isinstance(generator, torch.Generator),
+            "number format": precision.name, "device": precision.device.type,
+            "data": _hash_of(t for it in (train_iter, test_iter) if isinstance(it, ImageIterator)
+                             for t in (it.images, it.labels)),
+            "init_weights": init_weights or _hash_of(parameters.values()),
+        }  # fmt: skip
+        self.settings, reached = self.settings or settings, self.state["net"] if self.state else {}
+        weights = (reached.get(name, p) for name, p in parameters.items())
+        if not init_weights and settings["init_weights"] == _hash_of(weights):
+            settings["init_weights"] = self.settings["init_weights"]  # the run's own
+        for name, now in settings.items():
+            if (was := self.settings.get(name)) != now:
+                values = f"{name} is {was!r}, this run's is {now!r}"
+                raise ValueError(f"checkpoint={str(self.path)!r} belongs to another run: its "
+                                 f"{values if len(values) < 200 else name + ' differs'}; name "
+                                 "another file, or delete it to start afresh")  # fmt: skip
+
+    def restore(self, net, scaler, train_iter, device):
+        """Take up the run that left the file; return its history as a dict."""
+        net.load_state_dict(self.state["net"])
+        scaler.load_state_dict(self.state["scaler"])
+        torch.set_rng_state(self.state["rng"])
+        if self.state["device_rng"] is not None:
+            getattr(torch, device.type).set_rng_state(self.state["device_rng"], device)
+        if self.state["order"] is not None:
+            train_iter.generator.set_state(self.state["order"])
+        return self.state["history"]
+
+    def save(self, net, scaler, train_iter, device, history):
+        """Write the file whole or not at all; where it cannot be written, a warning says so."""
+        if self.path is None:
+            return
+        path, generator = Path(self.path), getattr(train_iter, "generator", None)
+        on_gpu, module = device.type != "cpu", getattr(torch, device.type)
+        self.state = {
+            "net": net.state_dict(), "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
+            "device_rng": module.get_rng_state(device) if on_gpu else None,
+            "order": generator.get_state() if isinstance(generator, torch.Generator) else None,
+            "history": dataclasses.asdict(history),
+        }  # fmt: skip
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Beside the target, in a folder of its own, and renamed: a kill at any moment, or
+            # another run that writes the same file, leaves the old file or the new one.
+            with tempfile.TemporaryDirectory(".part", path.name + ".", path.parent) as private:
+                with open(Path(private) / path.name, "wb") as file:
+                    torch.save({"settings": self.settings, "state": self.state}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(file.name, path)
+        except (OSError, RuntimeError) as error:  # a full disk, say: training goes on
+            epoch = len(history.test_acc)
+            warnings.warn(f"checkpoint of epoch {epoch} not written: {error}", stacklevel=2)
 
 
-def _first_difference(was, now):
-    """The first lines that differ, of two texts; other values as they are."""
-    if isinstance(was, str) and isinstance(now, str):
-        lines = itertools.zip_longest(was.splitlines(), now.splitlines(), fillvalue="nothing")
-        return next(((old.strip(), new.strip()) for old, new in lines if old != new), (was, now))
-    return was, now
-
-
-def identity(net, train_iter, test_iter):
-    """What tells a run's network and data from others that look alike, by name, as texts."""
-    # Bytecode, which another version of Python writes in another way.
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {
-        "training data": data_digest(train_iter),
-        "test data": data_digest(test_iter),
-        f"forward method under Python {python}": forward_digest(net),
-        f"map of train_iter under Python {python}": _map_digest(train_iter),
-        f"map of test_iter under Python {python}": _map_digest(test_iter),
-    }
-
-
-def _map_digest(data_iter):
-    return code_digest(data_iter.transforms) if isinstance(data_iter, ImageIterator) else ""
-
-
-def data_digest(data_iter):
-    """A digest of the images and labels behind an iterator, as far as they can be known, as text.
-
-    All of those of an `ImageIterator` and of a list of batches, a few of any other data set; images
-    that come out differently when they are made again are left out. Of an iterator of another kind
-    nothing is known.
-    """
-    if isinstance(data_iter, ImageIterator):
-        items = [(data_iter.images, data_iter.labels)]
-    elif isinstance(data_iter, (list, tuple)):
-        items = [_tensors(data_iter[i]) for i in range(len(data_iter))]
-    else:
-        first, again = (
-            [_tensors(item) for item in sample_of(getattr(data_iter, "dataset", None))]
-            for _ in range(2)
-        )
-        pairs = zip(itertools.chain(*first), itertools.chain(*again), strict=True)
-        same = all(torch.equal(one, other) for one, other in pairs)
-        items = first if same else [item[1:] for item in first]
+def _hash_of(tensors):
     digest = hashlib.sha256()
-    for tensor in itertools.chain(*items):
+    for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def _tensors(item):
-    """An item of a data set, or a batch, as tensors, those of its parts that can be one."""
-    parts = item.values() if isinstance(item, dict) else item
-    found = []
-    for part in parts if isinstance(item, (tuple, list, dict)) else (item,):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # a text, a picture
-            found.append(torch.atleast_1d(torch.as_tensor(part)))
-    return found

@@ -1,10 +1,6 @@
-"""Fashion-MNIST as one tensor: read, check, shuffle and enlarge whole batches, without workers.
+"""Fashion-MNIST (Xiao et al., 2017, https://arxiv.org/abs/1708.07747) as one tensor in memory."""
 
-The data set is Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
-Machine Learning Algorithms", 2017, https://arxiv.org/abs/1708.07747 (MIT licence): 60,000 training
-and 10,000 test images of 28x28 grey pixels in 10 classes.
-"""
-
+import contextlib
 import copy
 import functools
 import gzip
@@ -22,18 +18,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets import FashionMNIST
 from torchvision.datasets.utils import download_url
 
-from d2lmini.explain import whole_number
-
-__all__ = [
-    "ImageIterator",
-    "find_files",
-    "get_fashion_mnist_labels",
-    "load_data_fashion_mnist",
-    "read_unpacked",
-]
+from d2lmini.device import whole_number
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
-DOWNLOAD_CHECKSUMS = dict(FashionMNIST.resources)  # of the published .gz files, by file name
 # Debian packs the same files anew, so what counts is the content: MD5 of the unpacked files.
 CHECKSUMS = {
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -43,8 +30,7 @@ CHECKSUMS = {
 }
 NETWORK_PATIENCE = 30  # seconds without an answer
 # Enlarging 28 pixels to these sides, torch's fast kernel on a CPU gives PIL's pixels: the tests try
-# every pair of neighbouring grey values. At others (227, say) some differ by a grey level, for its
-# weights have 15 bits to PIL's 22.
+# every pair of neighbouring grey values. Elsewhere its weights of 15 bits, to PIL's 22, may not do.
 PROVEN_SIDES = (32, 56, 64, 96, 112, 128, 224)
 CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
                "sandal", "shirt", "sneaker", "bag", "ankle boot")  # fmt: skip
@@ -53,146 +39,92 @@ CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
 def get_fashion_mnist_labels(labels):
     """Return the English class name of each label (int 0..9) as a list of str."""
     labels = [int(label) for label in labels]
-    if labels and not 0 <= min(labels) <= max(labels) < len(CLASS_NAMES):
-        raise ValueError(
-            f"Fashion-MNIST has the labels 0 to {len(CLASS_NAMES) - 1}, got "
-            f"{next(label for label in labels if not 0 <= label < len(CLASS_NAMES))}"
-        )
+    wrong = [label for label in labels if not 0 <= label < len(CLASS_NAMES)]
+    if wrong:
+        raise ValueError(f"Fashion-MNIST has the labels 0 to 9, got {wrong[0]}")
     return [CLASS_NAMES[label] for label in labels]
 
 
 def load_data_fashion_mnist(batch_size, resize=None, *, generator=None, root=None):
     """Load Fashion-MNIST and return `(train_iter, test_iter)`, two `ImageIterator`s.
 
-    A batch is `X`, float32 (B, 1, H, W) in [0, 1], and `y`, int64 (B,) in 0..9. With `resize` the
-    images are enlarged to resize x resize, to the very pixels of torchvision's `Resize` and
-    `ToTensor` on PIL images. Training batches come in a new random order each epoch, test batches
-    in file order; the last, shorter batch is kept.
+    A batch is `X`, float32 (B, 1, H, W) in [0, 1], and `y`, int64 (B,) in 0..9. Training batches
+    come in a new random order each epoch, test batches in file order; the last may be shorter.
+    `resize` is the side to which images are enlarged, to the very pixels of torchvision's `Resize`
+    and `ToTensor` on PIL images (None: 28); `generator`, a `torch.Generator`, fixes the training
+    order (None: torch's global one).
 
-    Args:
-        batch_size: images in a batch, at least 1.
-        resize: side of the images in pixels; None leaves 28.
-        generator: `torch.Generator` that fixes the training order; None uses torch's global one.
-        root: folder of the data; None takes the environment variable `D2LMINI_DATA`, else a
-            folder in the user's cache. The four .gz files are looked for in
-            root/FashionMNIST/raw (torchvision's layout), in root itself, and where Debian's
-            package dataset-fashion-mnist puts them, unpacked ones too; what is missing is
-            downloaded.
-
-    Raises:
-        ValueError: a batch size or side that is not a positive int.
-        FileNotFoundError: files are missing and cannot be downloaded.
-        RuntimeError: a file is damaged; the message names it.
+    `root` is the folder of the data (None: the environment variable `D2LMINI_DATA`, else a folder
+    in the user's cache). The four files, .gz or unpacked, are looked for in root/FashionMNIST/raw,
+    in root, and where Debian's package puts them; what is missing is downloaded. ValueError: no
+    positive int; FileNotFoundError: not there, not downloaded; RuntimeError: a file is damaged.
     """
     batch_size = whole_number("batch_size", batch_size)
-    if resize is not None:
-        resize = whole_number("resize", resize)
-    files = find_files(root)
-    iterators = []
+    resize = None if resize is None else whole_number("resize", resize)
+    files, iterators = find_files(root), []
     for split in ("train", "t10k"):
-        images_file, labels_file = (
-            f"{split}-images-idx3-ubyte.gz",
-            f"{split}-labels-idx1-ubyte.gz",
-        )
-        images = _read_idx(files[images_file], num_dims=3)
-        labels = _read_idx(files[labels_file], num_dims=1).long()
-        if len(images) != len(labels):
-            raise RuntimeError(
-                f"{files[images_file]} holds {len(images)} images but {files[labels_file]} holds "
-                f"{len(labels)} labels; delete both files to have them downloaded again"
-            )
-        iterators.append(
-            ImageIterator(
-                images, labels, batch_size, resize, split == "train", generator, classes=CLASS_NAMES
-            )
-        )
+        images = _read_idx(files[f"{split}-images-idx3-ubyte.gz"], num_dims=3)
+        labels = _read_idx(files[f"{split}-labels-idx1-ubyte.gz"], num_dims=1).long()
+        iterators.append(ImageIterator(images, labels, batch_size, resize, split == "train",
+                                       generator, CLASS_NAMES))  # fmt: skip
     return tuple(iterators)
 
 
 class ImageIterator:
-    """Batches of grey images that lie in memory as one uint8 tensor.
+    """Batches of grey images that lie in memory as one tensor, made on its device.
 
-    Args:
-        images: uint8 (N, H, W).
-        labels: int64 (N,).
-        batch_size: images in a batch; the last batch may be shorter.
-        resize: side of the square images it yields, None for their own size.
-        shuffle: a new random order for each pass.
-        generator: `torch.Generator` on the CPU for that order, None for torch's global one.
-        device: where the batches are made; `on()` gives the same batches on another device.
-        classes: the names of the classes, where they are known.
+    `images` are uint8 (N, H, W), `labels` int64 (N,), `classes` their names or None; `resize` is
+    the side of the square images that it yields (None: their own); with `shuffle` each pass has a
+    new order, drawn from `generator`, a `torch.Generator` on the CPU (None: torch's global one).
     """
 
     def __init__(self, images, labels, batch_size, resize=None, shuffle=False, generator=None,
-                 device="cpu", classes=None):  # fmt: skip
-        self.images, self.labels = images, labels
+                 classes=None):  # fmt: skip
+        self.images, self.labels, self.classes, self.device = images, labels, classes, images.device
         self.batch_size, self.resize = batch_size, resize
-        self.shuffle, self.generator, self.classes = shuffle, generator, classes
-        self.transforms = ()
-        self._move(torch.device(device))
-
-    def _move(self, device):
-        self.device = device
-        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        self.shuffle, self.generator, self.transforms = shuffle, generator, ()
         # A tensor: instead of dividing by a plain number CUDA multiplies by its inverse, rounded.
-        self._white = torch.tensor(255.0, device=device)
+        self._white = torch.tensor(255.0, device=self.device)
 
     def __len__(self):
         """Number of batches in a pass."""
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self):
-        for indices in self.order():
-            yield self.batch(indices)
+        return map(self.batch, self.batch_indices())
 
-    def order(self):
-        """The numbers of the images of a new pass, a tensor for each batch."""
-        # Drawn on the CPU whatever the device, so that a seed gives the same order everywhere, and
-        # anew for each pass, so that two passes at once are independent.
-        num_images = len(self.labels)
-        order = torch.arange(num_images)
+    def batch_indices(self):
+        """The numbers of the images of a new pass, an int64 tensor (B,) for each batch."""
+        # Drawn on the CPU, so that a seed gives the same order everywhere.
+        order = torch.arange(len(self.labels))
         if self.shuffle:
-            order = torch.randperm(num_images, generator=self.generator)
+            order = torch.randperm(len(self.labels), generator=self.generator)
         return order.to(self.device).split(self.batch_size)
 
     def batch(self, indices):
         """X and y of the images of these numbers, an int64 tensor (B,) on the iterator's device."""
-        X = self._pixels(indices)
-        for transform in self.transforms:
-            X = _transformed(X, transform)
-        return X, self.labels[indices]
-
-    def _pixels(self, indices):
-        """Images by their numbers as float32 (B, 1, H, W) in [0, 1]."""
         images = self.images[indices]
         if self.resize is not None:
             images = resize_like_pil(images, self.resize)
-        return images.unsqueeze(1).to(torch.float32).div_(self._white)
+        X = images.unsqueeze(1).to(torch.float32).div_(self._white)
+        for transform in self.transforms:
+            X = transform(X)
+        return X, self.labels[indices]
 
-    def first_images(self):
-        """The images of a first batch in file order, as they are before any `map`."""
-        return self._pixels(torch.arange(min(self.batch_size, len(self.labels))).to(self.device))
-
-    def on(self, device):
+    def to(self, device):
         """The same iterator with data and batches on `device`; itself if they are there already."""
-        device = torch.device(device)
-        if device == self.device:
+        if torch.device(device) == self.device:
             return self
         moved = copy.copy(self)
-        moved._move(device)
+        moved.images, moved.labels = self.images.to(device), self.labels.to(device)
+        moved.device, moved._white = moved.images.device, self._white.to(device)
         return moved
 
     def map(self, transform):
-        """The same iterator, each batch of its images changed by `transform`, on their device.
+        """The same iterator, its batches of images X (B, 1, H, W) changed by `transform`.
 
-        transform: function from X (B, 1, H, W) to a tensor of as many images. It runs each time a
-            batch is made, where the batch is made, so random changes differ from epoch to epoch;
-            drawn with torch's own random numbers they follow `train_ch6`'s seed and checkpoint.
-
-        >>> def flip_half(X):
-        ...     flipped = torch.rand(len(X), 1, 1, 1, device=X.device) < 0.5
-        ...     return torch.where(flipped, X.flip(-1), X)
-        >>> flipped_iter = train_iter.map(flip_half)
+        It runs on their device each time a batch is made, so random changes differ from epoch to
+        epoch; torch's own random numbers follow `train_ch6`'s seed and checkpoint.
         """
         mapped = copy.copy(self)
         mapped.transforms = (*self.transforms, transform)
@@ -205,41 +137,26 @@ class ImageIterator:
 
 
 class _ImageDataset(Dataset):
-    """What an `ImageIterator` takes its batches from; `classes` are names, or None."""
-
     def __init__(self, data_iter):
-        self.data_iter, self.classes = data_iter, data_iter.classes
+        self.data_iter, self.classes = copy.copy(data_iter), data_iter.classes
+        self.data_iter.transforms = ()
 
     def __len__(self):
         return len(self.data_iter.labels)
 
     def __getitem__(self, index):
         label = self.data_iter.labels[index]  # IndexError beyond the last
-        return self.data_iter._pixels([index])[0], int(label)
-
-
-def _transformed(X, transform):
-    """`transform(X)`, refused where it is no longer a batch of as many images."""
-    changed = transform(X)
-    if not isinstance(changed, torch.Tensor) or changed.shape[:1] != X.shape[:1]:
-        got = tuple(changed.shape) if isinstance(changed, torch.Tensor) else type(changed).__name__
-        raise ValueError(
-            f"the function given to map must return a tensor of as many images as it is given; "
-            f"of {tuple(X.shape)} it made {got}"
-        )
-    return changed
+        return self.data_iter.batch([index])[0][0], int(label)
 
 
 def resize_like_pil(images, side):
     """Resize uint8 (N, H, H) to uint8 (N, side, side) as PIL's bilinear filter does, bit for bit.
 
-    `_resize_axis` repeats PIL's fixed-point arithmetic on any device; on a CPU torch's own kernel
-    is ten times as fast, and serves where it is proven to give the same. (torchvision's `resize`
-    will not do: on a processor without AVX2, Apple's for one, it goes through floats.)
+    On a CPU torch's own kernel is ten times as fast, where it is proven to give the same.
+    (torchvision's `resize` will not do: on a processor without AVX2 it goes through floats.)
     """
     if images.device.type == "cpu" and images.shape[1:] == (28, 28) and side in PROVEN_SIDES:
-        size = (side, side)
-        return F.interpolate(images.unsqueeze(1), size, mode="bilinear", antialias=True).squeeze(1)
+        return F.interpolate(images[:, None], (side, side), mode="bilinear", antialias=True)[:, 0]
     return _resize_axis(_resize_axis(images, side, dim=2), side, dim=1)  # PIL goes across first
 
 
@@ -256,9 +173,8 @@ def _resize_axis(images, side, dim):
 def _pil_taps(size_in, size_out, device):
     """Source indices (int64) and weights (int32), both (taps, size_out), of PIL's triangle filter.
 
-    The weights of an output pixel add up to about 2**22; unused taps have weight 0. The third
-    tensor, 2**21, is the half that a sum starts from, so that cutting it off rounds to nearest.
-    Source: Pillow, src/libImaging/Resample.c (the algorithm, not its code).
+    The weights of an output pixel add up to about 2**22; a sum starts from the third tensor, 2**21,
+    so that cutting it off rounds. Source: Pillow, src/libImaging/Resample.c (not its code).
     """
     scale = size_in / size_out
     width = max(scale, 1.0)  # the triangle's half base, in source pixels
@@ -275,96 +191,56 @@ def _pil_taps(size_in, size_out, device):
 
 
 def find_files(root=None):
-    """The path of each of the four files by its name, .gz or, where only that is there, unpacked.
-
-    `root` and errors as in `load_data_fashion_mnist`; the files are not looked into.
-    """
+    """The path of each of the four files by name, .gz or, where only that is there, unpacked."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d2lmini"
-    given = root or os.environ.get("D2LMINI_DATA")
     try:
-        root = Path(given or cache).expanduser().absolute()
-    except RuntimeError as error:
-        if given:
-            raise ValueError(f"the data folder {str(given)!r} has no such home: {error}") from error
-        root = None  # of a user without a home folder: the data may be elsewhere
+        root = Path(root or os.environ.get("D2LMINI_DATA") or cache).expanduser().absolute()
+    except RuntimeError:  # a user without a home folder
+        root = Path(tempfile.gettempdir()) / "d2lmini"
     return {name: _find_or_download(name, root) for name in CHECKSUMS}
 
 
 def _find_or_download(name, root):
-    """Path of one file: found in one of the three places, else downloaded into the first."""
-    folder = root and root / "FashionMNIST" / "raw"
-    for place in filter(None, (folder, root, DEBIAN_FOLDER)):
-        for path in (place / name, place / name.removesuffix(".gz")):
-            if path.is_file():
-                return path
+    folder, patience = root / "FashionMNIST" / "raw", socket.getdefaulttimeout()
+    places = folder, root, DEBIAN_FOLDER
+    for path in (place / n for place in places for n in (name, name.removesuffix(".gz"))):
+        if path.is_file():
+            return path
     try:
-        if folder is None:
-            raise OSError("this user has no home folder to keep it in")
         folder.mkdir(parents=True, exist_ok=True)
+        socket.setdefaulttimeout(NETWORK_PATIENCE)  # torchvision would wait for ever
         # Into a private folder first, then renamed: another process sees all of it or nothing.
         with tempfile.TemporaryDirectory(dir=folder) as private:
-            _download(name, private)
+            md5 = dict(FashionMNIST.resources)[name]  # of the published .gz file
+            download_url(FashionMNIST.mirrors[0] + name, private, md5=md5)
             os.replace(Path(private) / name, folder / name)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         # Windows does not replace a file that another process, having been faster, is reading.
-        if folder is None or not (folder / name).is_file():
-            places = " nor in ".join(map(str, filter(None, (folder, root, DEBIAN_FOLDER))))
+        if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"Fashion-MNIST is incomplete: {name} is neither in {places}, and could not be "
-                f"downloaded ({error}). Three ways to provide {', '.join(CHECKSUMS)}: a network "
-                "connection and a folder that can be written to; the environment variable "
-                "D2LMINI_DATA naming a folder that holds them; or Debian's package: "
-                "apt-get install dataset-fashion-mnist"
+                f"Fashion-MNIST is incomplete: {name} is neither in "
+                f"{' nor in '.join(map(str, places))}, and could not be downloaded ({error}). "
+                f"Three ways to provide {', '.join(CHECKSUMS)}: a network connection and a folder "
+                "that can be written to; the environment variable D2LMINI_DATA naming a folder "
+                "that holds them; or Debian's package: apt-get install dataset-fashion-mnist"
             ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
     return folder / name
 
 
-def _download(name, folder):
-    """Fetch a published file from the first of torchvision's mirrors that has it."""
-    failures = []
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_PATIENCE)  # torchvision would wait for ever
-    try:
-        for mirror in FashionMNIST.mirrors:
-            try:
-                return download_url(mirror + name, folder, name, DOWNLOAD_CHECKSUMS[name])
-            except (OSError, RuntimeError, http.client.HTTPException) as error:
-                failures.append(f"{mirror}{name}: {error}")
-    finally:
-        socket.setdefaulttimeout(patience)
-    raise RuntimeError("; ".join(failures))
-
-
-def read_unpacked(path):
-    """The content of one of the files, packed or not."""
-    content = path.read_bytes()
-    try:
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RuntimeError(
-            f"{path} is damaged and cannot be unpacked ({error}); delete the file to have it "
-            "downloaded again"
-        ) from error
-
-
 def _read_idx(path, num_dims):
-    """Read an IDX file of bytes into a uint8 tensor, or say what is wrong with it."""
-    content = read_unpacked(path)
-    expected = _expected_md5s(path)
+    packed, sums = path.name.removesuffix(".gz") + ".gz", path.with_name("MD5SUMS")
+    expected, content = [CHECKSUMS[packed]], b""
+    # Fashion-MNIST's sum, or that of another data set which a file MD5SUMS beside it declares.
+    for line in sums.read_text("utf-8", errors="replace").splitlines() if sums.is_file() else []:
+        if line.split()[1:] in ([path.name], [packed]):
+            expected.append(line.split()[0])
+    with contextlib.suppress(gzip.BadGzipFile, EOFError, zlib.error):
+        content = gzip.decompress(path.read_bytes()) if path.name == packed else path.read_bytes()
     if hashlib.md5(content, usedforsecurity=False).hexdigest() not in expected:
-        raise RuntimeError(
-            f"{path} does not hold what Fashion-MNIST's file of that name holds (MD5 of the "
-            f"content is not {expected[0]}); delete the file to have it downloaded again"
-        )
+        raise RuntimeError(f"{path} does not hold what Fashion-MNIST's file of that name holds: it "
+                           "is damaged, or another file; delete it to have it downloaded again"
+                           )  # fmt: skip
     shape = [int.from_bytes(content[4 * d : 4 * d + 4], "big") for d in range(1, num_dims + 1)]
-    flat = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * num_dims)
-    return flat.view(shape)
-
-
-def _expected_md5s(path):
-    """Fashion-MNIST's sum, and that of another data set which a file MD5SUMS beside it declares."""
-    sums = path.with_name("MD5SUMS")
-    lines = sums.read_text("utf-8", errors="replace").splitlines() if sums.is_file() else []
-    packed = path.name.removesuffix(".gz") + ".gz"
-    declared = [line.split()[0] for line in lines if line.split()[1:] in ([path.name], [packed])]
-    return [CHECKSUMS[packed], *declared]
+    return torch.frombuffer(bytearray(content[4 + 4 * num_dims :]), dtype=torch.uint8).view(shape)

@@ -1,108 +1,161 @@
-"""The device to run on, its memory, and the environment a chapter ran in."""
+"""The device: its choice, its arithmetic and memory in training, and what it is and runs."""
 
 import contextlib
 import ctypes
 import datetime
 import html
+import operator
 import platform
+import re
 import shutil
+import timeit
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from d2lmini.explain import whole_number
+from d2lmini.network import lay_out
 
-__all__ = [
-    "cuda_missing",
-    "device_name",
-    "environment",
-    "memory_kept",
-    "release_memory",
-    "try_gpu",
-]
-
+AUTOCAST_DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")  # Linux: a folder for each card
-GET_CUDA = "https://pytorch.org/get-started/locally/ names the build that has it"
 TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4  # as <malloc.h> numbers what mallopt sets
+HAS_GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def whole_number(name, value, low=1, wanted="a positive int"):
+    """`value` as an int, whatever whole number it is; ValueError names the argument, `name`."""
+    with contextlib.suppress(TypeError):
+        is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
+        if not is_bool and low <= operator.index(value) < 2**63:
+            return operator.index(value)
+    raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
 def try_gpu(i=0):
-    """Return the `torch.device` cuda:i if there is one; else, for i = 0, Apple's mps; else the CPU.
-
-    Raises:
-        ValueError: `i` is not an int or is negative.
-    """
+    """Device cuda:i; without it, for i = 0, Apple's mps; else the CPU. ValueError below 0."""
     i = whole_number("i", i, low=0, wanted="the number of a GPU, an int from 0 on")
     if i < torch.cuda.device_count():
         return torch.device("cuda", i)
-    if i == 0 and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("mps" if i == 0 and torch.backends.mps.is_available() else "cpu")
+
+
+class Precision:
+    """The arithmetic of a training run: `train_ch6`'s argument `precision` on `device`.
+
+    `dtype` is autocast's, None without it; `tf32`, whether CUDA multiplies fp32 numbers as TF32;
+    `layout`, the memory format of the weights; a batch of more than `images_at_once` goes in parts.
+    """
+
+    def __init__(self, name, device):
+        if name not in (*AUTOCAST_DTYPES, "auto"):
+            raise ValueError(f"precision must be one of {[*AUTOCAST_DTYPES, 'auto']}, got {name!r}")
+        self._asked = name = _fastest(device) if name == "auto" else name
+        self.device, self.dtype, self.images_at_once = device, AUTOCAST_DTYPES[name], 2**31
+        # TF32 wants tensor cores of capability 8.0. Without them, as on Colab's T4, the products
+        # are fp32's, and channels_last would be slower than the reference's layout.
+        on_cuda = device.type == "cuda"
+        has_tf32 = on_cuda and torch.cuda.get_device_capability(device) >= (8, 0)
+        self.tf32, on_cpu = name != "fp32" and has_tf32, name != "fp32" and device.type == "cpu"
+        is_faster = on_cpu or self.tf32 or (on_cuda and self.dtype is not None)
+        self.layout = torch.channels_last if is_faster else torch.contiguous_format
+
+    @property
+    def name(self):
+        """What it comes to: "fp32", "fp32, channels last", "tf32", "bf16" or "fp16"."""
+        plain = "fp32, channels last" if self.layout == torch.channels_last else "fp32"
+        return self._asked if self.tf32 or self.dtype is not None else plain
+
+    def autocast(self):
+        """The context of a forward pass; casts kept within a reader's own autocast would stay."""
+        enabled = self.dtype is not None
+        return torch.autocast(self.device.type, self.dtype, enabled=enabled, cache_enabled=False)
+
+    @contextlib.contextmanager
+    def applied_to(self, net):
+        """Training's memory layout, products and memory, put back afterwards."""
+        with contextlib.ExitStack() as stack:
+            if self.device.type == "cuda":
+                _set_cuda_products(self.tf32, stack)
+            stack.enter_context(memory_kept(self.device))
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))  # a reader's own
+            stack.callback(lay_out, net, torch.contiguous_format)
+            lay_out(net, self.layout)
+            yield
+
+
+def _fastest(device):
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    seconds = []  # many CPUs have no instructions for bf16
+    for A in torch.ones(512, 512, dtype=torch.bfloat16), torch.ones(512, 512):
+        seconds.append(min(timeit.repeat(lambda A=A: A @ A, number=1, repeat=5)))
+    return "bf16" if device.type == "cpu" and seconds[0] < seconds[1] else "tf32"
+
+
+def _set_cuda_products(tf32, stack):
+    """Have CUDA multiply fp32 numbers in TF32 or in full, until the stack is left."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    owners = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)
+    older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    # Torch 2.9 has newer names, and does not tell what was set by them under the older ones, which
+    # change both: the newer are put back last.
+    for owner, name in [*((owner, "fp32_precision") for owner in owners), *older]:
+        with contextlib.suppress(AttributeError, RuntimeError):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+    matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = tf32, tf32, True
 
 
 @contextlib.contextmanager
 def memory_kept(device):
     """Have glibc keep freed memory meanwhile, for the tensors to come; nothing but on a CPU.
 
-    A training step fills gigabytes of new tensors. Left to itself glibc returns each of them to the
-    system as soon as it is freed, and the system clears all pages before it hands them out again,
-    which takes up to a third of the step. Afterwards everything that is free goes back.
+    Left to itself it returns each of a step's large tensors to the system, which clears all pages
+    before it hands them out again: a third of the step.
     """
-    if not _uses_glibc(device):
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(MMAP_MAX, 0)  # no tensor in pages of its own, which go back at once
-    libc.mallopt(TRIM_THRESHOLD, -1)
+    mallopt = ctypes.CDLL(None).mallopt if HAS_GLIBC and device.type == "cpu" else lambda *_: None
+    mallopt(MMAP_MAX, 0)  # no tensor in pages of its own
+    mallopt(TRIM_THRESHOLD, -1)  # and nothing goes back
     try:
         yield
     finally:  # as glibc, which adapts itself, is after a large tensor or two
-        libc.mallopt(MMAP_MAX, 1 << 16)
-        libc.mallopt(MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(TRIM_THRESHOLD, 64 << 20)
-        libc.malloc_trim(0)
+        mallopt(MMAP_MAX, 1 << 16)
+        mallopt(MMAP_THRESHOLD, 32 << 20)
+        mallopt(TRIM_THRESHOLD, 64 << 20)
+        trim_heap(device)
 
 
-def release_memory(device):
+def trim_heap(device):
     """Give back what `memory_kept` keeps, where tensors of other sizes would not fit into it."""
-    if _uses_glibc(device):
+    if HAS_GLIBC and device.type == "cpu":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def cuda_missing():
-    """A sentence where a torch without CUDA runs on a machine with an NVIDIA card, else ''.
-
-    PyPI's torch for Windows is such a torch. Linux is asked for cards, for there a container may
-    have `nvidia-smi` and none (Colab without a GPU does); on Windows it comes with the driver.
-    """
-    if torch.version.cuda or torch.version.hip:
+    """A sentence where a torch without CUDA runs on a machine with an NVIDIA card, else ''."""
+    # Linux is asked for cards, for there a container may have `nvidia-smi` and none, as Colab does.
+    on_windows = platform.system() == "Windows" and shutil.which("nvidia-smi")
+    if torch.version.cuda or torch.version.hip or not (NVIDIA_CARDS.is_dir() or on_windows):
         return ""
-    if not NVIDIA_CARDS.is_dir() and not (
-        platform.system() == "Windows" and shutil.which("nvidia-smi")
-    ):
-        return ""
-    return f"this machine has an NVIDIA GPU, but this torch has no CUDA to use it: {GET_CUDA}"
-
-
-def _uses_glibc(device):
-    return device.type == "cpu" and platform.libc_ver()[0] == "glibc"
+    return ("this machine has an NVIDIA GPU, but this torch has no CUDA to use it: "
+            "https://pytorch.org/get-started/locally/ names the build that has it")  # fmt: skip
 
 
 def environment():
     """What this notebook runs on: a mapping of name to text that shows itself as a table."""
-    device = try_gpu()
-    return _Table(
-        {
-            "device": f"{device} ({device_name(device)})",
-            "torch": torch.__version__,
-            "CUDA": _cuda_version() if device.type == "cuda" else cuda_missing() or "not used",
-            "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
-            "Python": platform.python_version(),
-            "date": datetime.date.today().isoformat(),
-            "d2lmini": _own_version(),
-        }
-    )
+    device, version = try_gpu(), "not installed"
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        version = metadata.version("d2lmini")
+    cuda = torch.version.cuda or f"ROCm {torch.version.hip}"  # AMD's cards call themselves cuda
+    return _Table({
+        "device": f"{device} ({device_name(device)})",
+        "torch": torch.__version__,
+        "CUDA": cuda if device.type == "cuda" else cuda_missing() or "not used",
+        "OS": f"{platform.system()} {platform.release()} ({platform.machine()})",
+        "Python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
+        "d2lmini": version,
+    })  # fmt: skip
 
 
 class _Table(dict):
@@ -111,40 +164,17 @@ class _Table(dict):
         return "\n".join(f"{name:<{width}}  {text}" for name, text in self.items())
 
     def _repr_html_(self):
-        rows = "".join(
-            f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
-            for name, text in self.items()
-        )
-        return f"<table>{rows}</table>"
+        rows = (f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'
+                for name, text in self.items())  # fmt: skip
+        return f"<table>{''.join(rows)}</table>"
 
 
 def device_name(device):
     """The name of the GPU, or of the processor and the number of threads torch uses on it."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type == "mps":
-        return "Apple GPU"
-    threads = torch.get_num_threads()
-    return f"{_processor_name()}, {threads} thread{'s' * (threads != 1)}"
-
-
-def _cuda_version():
-    return torch.version.cuda or f"ROCm {torch.version.hip}"  # AMD's cards call themselves cuda
-
-
-def _processor_name():
-    try:  # Linux does not fill platform.processor() in
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _own_version():
-    try:
-        return metadata.version("d2lmini")
-    except metadata.PackageNotFoundError:
-        return "not installed"
+    device, threads = torch.device(device), torch.get_num_threads()
+    if device.type != "cpu":
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple GPU"
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, TypeError):  # Linux does not fill platform.processor() in
+        name = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    return f"{name}, {threads} thread{'s' * (threads != 1)}"

@@ -1,32 +1,21 @@
-"""Counting and timing: the small tools that the trainer and the exercises share.
+"""Counting, timing and evaluation: the small tools that the trainer and the exercises share."""
 
-The names follow the reference, d2l 0.17.0; values stay on their device until they are read.
-"""
-
+import contextlib
 import itertools
 import time
 
 import torch
 
-from d2lmini.batches import batches, check_labels, check_scores, scores_of
-from d2lmini.explain import BadInput
-from d2lmini.network import device_of, evaluation_mode
-
-__all__ = [
-    "Accumulator",
-    "Timer",
-    "accuracy",
-    "evaluate",
-    "evaluate_accuracy_gpu",
-]
+from d2lmini import checks
+from d2lmini.data import ImageIterator
+from d2lmini.network import device_of, dtype_of, evaluation_mode
 
 
 class Timer:
     """A stopwatch that keeps each lap; times in seconds, from a clock that is never set back."""
 
     def __init__(self):
-        self.times = []
-        self.start()
+        self.times, self._started = [], time.perf_counter()
 
     def start(self):
         """Start a lap."""
@@ -51,25 +40,20 @@ class Timer:
 
 
 class Accumulator:
-    """`n` running sums of numbers or 0-d tensors; reading one, `sums[i]`, gives a float.
-
-    Tensors are added on their own device, so that adding does not wait for a GPU; reading does.
-    """
+    """`n` running sums of numbers or 0-d tensors; only reading one, `sums[i]`, waits for a GPU."""
 
     def __init__(self, n):
         self.data = [0.0] * n
 
     def add(self, *values):
         """Add one value to each sum; ValueError when their number is not `n`."""
-        if len(values) != len(self.data):
-            raise ValueError(
-                f"this Accumulator has {len(self.data)} sums, got {len(values)} values"
-            )
-        for index, value in enumerate(map(_widen, values)):
-            total = self.data[index]
+        for index, (total, value) in enumerate(zip(self.data, values, strict=True)):
+            if isinstance(value, torch.Tensor):  # mps has no float64
+                exact = torch.float32 if value.device.type == "mps" else torch.float64
+                value = value.detach().to(exact)
             if isinstance(total, torch.Tensor) and total.device == getattr(value, "device", None):
                 total += value  # in place: a CUDA graph may have its address
-            else:
+            else:  # a first tensor is copied, as `value` may be the caller's own
                 self.data[index] = total + value
 
     def reset(self):
@@ -81,62 +65,62 @@ class Accumulator:
         return float(self.data[index])
 
 
-def _widen(value):
-    """A detached float64 copy of a tensor (float32 on mps, which has no float64), else a float."""
-    if not isinstance(value, torch.Tensor):
-        return float(value)
-    return value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
-
-
 def accuracy(y_hat, y):
     """Number of correct predictions, a 0-d int64 tensor on the device of its arguments.
 
-    Args:
-        y_hat: scores (B, num_classes), or already predicted labels (B,).
-        y: labels (B,).
-
-    Raises:
-        ValueError: other shapes, which broadcasting would turn into a wrong number.
+    `y_hat` are scores (B, num_classes) or predicted labels (B,), `y` labels (B,); else ValueError.
     """
     predicted = y_hat.argmax(dim=1) if y_hat.dim() > 1 else y_hat
     if predicted.shape != y.shape:
-        raise ValueError(
-            f"scores of shape {tuple(y_hat.shape)} and labels of shape {tuple(y.shape)} do not "
-            "belong together: (B, num_classes) and (B,) do; does the network lack nn.Flatten()?"
-        )
+        shapes = f"scores of shape {tuple(y_hat.shape)} and labels of shape {tuple(y.shape)}"
+        raise ValueError(f"{shapes} do not belong together: (B, num_classes) and (B,) do")
     return (predicted.to(y.dtype) == y).sum()
 
 
 def evaluate_accuracy_gpu(net, data_iter, device=None):
     """Share of correct predictions of `net` over all of `data_iter`, a float in [0, 1].
 
-    Dropout is off meanwhile; every module is put back into the mode it was found in. A GPU is
-    waited for twice: for the first labels, and at the end.
-
-    Args:
-        net: a module from X to scores (B, num_classes).
-        data_iter: any iterable of `(X, y)`, a DataLoader or an `ImageIterator`.
-        device: where to evaluate; None takes the device of the network's first parameter.
-
-    Raises:
-        ValueError: `data_iter` yields nothing, or what does not fit the network.
-        RuntimeError: out of memory.
+    `net` makes scores (B, num_classes) of X in evaluation mode, and is then put back into its own.
+    `data_iter` is any iterable of `(X, y)`; `device` is where to evaluate, None for that of the
+    network's first parameter. A GPU is waited for twice. ValueError when `data_iter` yields
+    nothing, or what does not fit; RuntimeError: out of memory.
     """
-    return evaluate(net, data_iter, device_of(net) if device is None else device, "data_iter")
+    device = torch.device(device_of(net) if device is None else device)
+    data_iter = data_iter.to(device) if isinstance(data_iter, ImageIterator) else data_iter
+    return evaluate(net, data_iter, device, "data_iter")
 
 
-def evaluate(net, data_iter, device, name):
-    """As `evaluate_accuracy_gpu`; `name` says in messages what `data_iter` is."""
-    num_correct, num_samples = Accumulator(1), 0
+def evaluate(net, data_iter, device, name, precision=None):
+    """As `evaluate_accuracy_gpu`, at a `Precision`; `name` says in messages what `data_iter` is."""
+    num_correct = num_samples = 0
+    for _, scores, y in predictions(net, data_iter, device, name, precision):
+        num_correct += accuracy(scores, y.to(scores.device))
+        num_samples += len(y)
+    return int(num_correct) / num_samples
+
+
+def predictions(net, data_iter, device, name, precision=None):
+    """Yield X, the scores of `net` in evaluation mode, and y, of each batch."""
+    X, done = None, 0
+    autocast = precision.autocast() if precision else contextlib.nullcontext()
     with evaluation_mode(net), torch.no_grad():
-        for X, y in batches(data_iter, device, name):
-            scores = scores_of(net, X, device, name)
-            if getattr(scores, "ndim", 0) != 1:  # which are labels already
-                check_scores(scores, len(X))
-                if y.device.type == "cpu" or num_samples == 0:  # reading them waits for a GPU
-                    check_labels(y, scores.shape[1], name)
-            num_correct.add(accuracy(scores, y.to(scores.device)))
-            num_samples += len(y)
-    if num_samples == 0:
-        raise BadInput(f"{name} yields no batch: there is nothing to evaluate")
-    return num_correct[0] / num_samples
+        try:
+            for done, (X, y) in enumerate(batches_of(data_iter, net, device, name), start=1):
+                with autocast:
+                    scores = net(X)
+                checks.check_scores(scores, X, y if done > 1 else y.cpu(), name)
+                yield X, scores, y
+        except Exception as error:
+            checks.raise_explained(error, name, net, X)
+    if not done:
+        raise ValueError(f"{name} yields no batch: there is nothing to work on")
+
+
+def batches_of(data_iter, net, device, name):
+    """Yield the batches of one pass: X on `device`, in the format of `net`, and y where it was."""
+    dtype = dtype_of(net)
+    for number, batch in enumerate(data_iter, start=1):
+        X, y = checks.as_tensors(batch, name, number)
+        # Only CUDA may copy while the program goes on; others mix data up.
+        yield X.to(device, dtype if X.is_floating_point() else None,
+                   non_blocking=device.type == "cuda"), y  # fmt: skip

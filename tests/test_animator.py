@@ -44,7 +44,7 @@ def shown(monkeypatch):
         return Handle()
 
     monkeypatch.setattr(animator, "_in_notebook", lambda: True)
-    monkeypatch.setattr(animator, "display", display)
+    monkeypatch.setattr(animator.IPython.display, "display", display)
     return pictures
 
 

@@ -76,7 +76,7 @@ def test_environment_shows_itself_as_a_table():
 
 
 def test_environment_is_safe_in_a_page(monkeypatch):
-    monkeypatch.setattr(device, "_processor_name", lambda: "<script>alert('x & y')</script>")
+    monkeypatch.setattr(device, "device_name", lambda _: "<script>alert('x & y')</script>")
     html = environment()._repr_html_()
     assert "<script>" not in html and "&lt;script&gt;" in html and "x &amp; y" in html
 
@@ -152,7 +152,7 @@ def test_nothing_is_said_without_a_card_or_where_torch_knows_gpus(build, system)
 
 PROGRAM = """
 import resource, torch
-from d2lmini.device import memory_kept, release_memory
+from d2lmini.device import memory_kept, trim_heap
 
 def faults():  # of filling four tensors of 64 MiB one after another
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -169,7 +169,7 @@ device = torch.device("DEVICE")
 with memory_kept(device):
     faults()
     inside = held() - start, faults()
-    release_memory(device)
+    trim_heap(device)
     released = held() - start
     faults()
 after = held() - start

@@ -564,3 +564,16 @@ MEASURE = """() => {
     }
     return [out, smallest, document.documentElement.scrollWidth];
 }"""
+
+
+def test_a_module_in_two_parents_is_drawn_and_run_as_often_as_it_is_called():
+    """`act = nn.ReLU()` used in two blocks."""
+    act = nn.ReLU()
+    blocks = [nn.Sequential(nn.Conv2d(1, 1, 3), act) for _ in range(2)]
+    net = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(16, 3))
+    own = nn.Sequential(*(nn.Sequential(block[0], nn.ReLU()) for block in blocks), *net[2:])
+    shared, expected = (trace(n, (1, 1, 8, 8)) for n in (net, own))
+    assert [layer.operation for layer in shared.layers] == [
+        layer.operation for layer in expected.layers
+    ]
+    assert shared.params == expected.params and shared.flops == expected.flops

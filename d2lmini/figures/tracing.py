@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from d2lmini.figures.notation import describe_function, describe_module
 from d2lmini.figures.rules import rule_of_function, rule_of_module
 from d2lmini.figures.structure import IN, Group, Layer, arrange
-from d2lmini.network import evaluation_mode, run_on_meta
+from d2lmini.network import evaluation_mode
 
 __all__ = ["layer_outputs", "trace", "trace_all"]
 
@@ -107,7 +107,7 @@ def _run(net, x, on_meta=False):
             recorder.hooks(net),
             recorder,
         ):
-            output = run_on_meta(net, x) if on_meta else net(x)
+            output = _run_on_meta(net, x) if on_meta else net(x)
     except Exception as error:
         if on_meta:
             raise
@@ -116,6 +116,21 @@ def _run(net, x, on_meta=False):
         ) from error
     recorder.outputs = recorder.sources(output)
     return recorder
+
+
+def _run_on_meta(net, X):
+    """`net(X)` in shapes alone: `X` and all weights stand on the meta device meanwhile."""
+    stand_ins = {}  # tied weights stay tied
+    # Named by their modules, each once: of two names for one module, the stand-ins would stay.
+    state = {
+        f"{prefix}.{name}" if prefix else name: stand_ins.setdefault(
+            id(tensor), tensor.detach().to("meta")
+        )
+        for prefix, module in net.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
+    return torch.func.functional_call(net, state, (X.to("meta"),), tie_weights=False)
 
 
 class _Recorder(TorchFunctionMode):
@@ -134,9 +149,12 @@ class _Recorder(TorchFunctionMode):
     @contextlib.contextmanager
     def hooks(self, net):
         """Forward hooks on every module of `net` but the root, removed at the end."""
-        handles = []
+        handles, attached = [], set()
 
         def attach(name, module):
+            if module in attached:  # one of two parents: it would report each call twice
+                return
+            attached.add(module)
             leaf = _is_leaf(module)
             enter = self._enter_leaf if leaf else self._enter_group
             if leaf or module is not net:
