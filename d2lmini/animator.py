@@ -91,8 +91,7 @@ class Animator:
         if _in_notebook() or status == self._progress or not is_terminal():
             return
         status = status[: shutil.get_terminal_size().columns - 1]  # one that wraps would stay
-        erased = f"\r{' ' * len(self._progress)}\r"
-        print(f"{erased}{status}", end="", flush=True)
+        print(f"\r{' ' * len(self._progress)}\r{status}", end="", flush=True)
         self._progress = status
 
     def save(self, path):

@@ -11,8 +11,6 @@ import torch
 
 from d2lmini.data import ImageIterator
 
-ORDINARY_CALLS = 2  # libraries load and choose algorithms in the first
-
 
 def graphed_step(data_iter):
     """A `GraphedStep`, or None for batches that are not made on a GPU by this package alone."""
@@ -32,11 +30,11 @@ class GraphedStep:
         """Do `work(indices)`, given the numbers of a batch's images, int64 (B,)."""
         if len(indices) != full_size:
             work(indices)
-        elif self.num_calls < ORDINARY_CALLS:
-            self.num_calls += 1  # the last one on the stream that will capture, for its libraries
+        elif self.num_calls < 2:  # libraries load, and choose algorithms on the stream of captures
+            self.num_calls += 1
             ordinary = torch.cuda.current_stream(self.device)
             self.stream.wait_stream(ordinary)
-            with torch.cuda.stream(self.stream if self.num_calls == ORDINARY_CALLS else ordinary):
+            with torch.cuda.stream(self.stream if self.num_calls == 2 else ordinary):
                 work(indices)
             ordinary.wait_stream(self.stream)
         else:

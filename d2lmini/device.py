@@ -48,8 +48,7 @@ class Precision:
 
     def __init__(self, name, device):
         if name not in (*AUTOCAST_DTYPES, "auto"):
-            known = ", ".join(AUTOCAST_DTYPES)
-            raise ValueError(f"precision must be one of {known} or auto, got {name!r}")
+            raise ValueError(f"precision must be one of {[*AUTOCAST_DTYPES, 'auto']}, got {name!r}")
         self._asked = name = _fastest(device) if name == "auto" else name
         self.device, self.dtype, self.images_at_once = device, AUTOCAST_DTYPES[name], 2**31
         # TF32 wants tensor cores of capability 8.0. Without them, as on Colab's T4, the products

@@ -139,8 +139,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
     lines = f"training on {device}", cuda_missing(), *hints.values()
     print(*filter(None, lines), sep="\n", flush=True)
     if (done := len(history.test_acc)) >= num_epochs:
-        print(f"nothing is trained: the checkpoint holds {done} epochs already; ask for more, or "
-              "delete the file to start afresh")  # fmt: skip
+        print(f"nothing is trained: the checkpoint holds {done} epochs already; ask for more")
     elif file.state:
         print(f"going on from the checkpoint, {done} epochs done")
     sums = Accumulator(3)  # loss, correct, scores that are not 0, of an epoch
@@ -230,8 +229,8 @@ def train_epoch(net, train_iter, optimizer, scaler, precision, sums, progress, g
             raise ValueError("train_iter yields no batch in this epoch")
         history.stopped = why_stop(sums, optimizer, len(history.test_acc) + 1)
     except Exception as error:
-        size = 0 if X is None else min(len(X), precision.images_at_once)
-        checks.raise_explained(error, "train_iter", net, X, size)
+        checks.raise_explained(error, "train_iter", net, X,
+                               min(full_size or 0, precision.images_at_once))  # fmt: skip
     if not history.stopped:
         history.num_samples = num_samples
         history.train_loss.append(sums[0] / num_samples)
