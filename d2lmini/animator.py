@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import shutil
 import sys
 import time
@@ -19,8 +20,9 @@ class Animator:
     """Curves that grow while a program runs.
 
     In a notebook one display is updated in place, so lines printed before stay and exactly one
-    figure remains. Elsewhere a line is printed for each point at a whole `x` (an epoch), and a
-    terminal shows progress in between. The arguments are those of the reference, d2l 0.17.0:
+    figure remains. Elsewhere, and with D2LMINI_TEXT=1 in the environment, a line is printed for
+    each point at a whole `x` (an epoch), and a terminal shows progress in between. The arguments
+    are those of the reference, d2l 0.17.0:
 
     Args:
         xlabel, ylabel, legend, caption: axis labels, names of the curves, text under the figure.
@@ -74,7 +76,8 @@ class Animator:
         self._draw()
         caption = "  |  ".join(filter(None, (self.caption, status)))
         last = [f"{self._name(i)} {points[-1]:.3g}" for i, points in enumerate(self.Y) if points]
-        alt = f"曲线图，横轴{self.xlabel or 'x'}；各曲线的最后一点：{'，'.join(last) or '尚无'}"
+        told = f"各曲线的最后一点：{'，'.join(last)}" if last else "数值逐轮打印：D2LMINI_TEXT=1"
+        alt = f"曲线图，横轴{self.xlabel or 'x'}；{told}"
         svg = figure_svg(self.fig, alt=alt, caption=caption)
         picture = InlineFigure(svg, alt=alt, caption=caption)
         if self._display is None:
@@ -171,4 +174,9 @@ def _as_list(values):
 
 
 def _in_notebook():
-    return hasattr(IPython.get_ipython(), "kernel")
+    return hasattr(IPython.get_ipython(), "kernel") and not os.environ.get("D2LMINI_TEXT")
+
+
+def current_cell():
+    """The number of the cell that runs; None outside IPython."""
+    return getattr(IPython.get_ipython(), "execution_count", None)

@@ -17,7 +17,7 @@ class Checkpoint:
     """The file of a run at `path`; where that is None there is none, and nothing is written.
 
     `settings` are the plain values by which it knows its run, `state` is all that the epochs to
-    come depend on; both are None without a file. Plain SGD has no state of its own.
+    come depend on; both are None without a file.
     """
 
     def __init__(self, path):

@@ -1,7 +1,4 @@
-"""What is refused before anything is changed, and what is explained afterwards, once.
-
-A sentence says what was given, and what is needed; it is a ValueError.
-"""
+"""What is refused before anything is changed, and what is explained afterwards, once."""
 
 import contextlib
 import copy
@@ -64,11 +61,9 @@ def as_tensors(batch, name, number):
 def check_scores(scores, X, labels, name):
     """Refuse what is no tensor of scores (B, num_classes) of X, or has none for some of `labels`.
 
-    Labels on a GPU, where reading waits, are not looked at. Outputs may be labels already, (B,).
+    Labels on a GPU, where reading waits, are not looked at.
     """
     shape = tuple(getattr(scores, "shape", ()))
-    if len(shape) == 1 and not scores.is_floating_point():
-        return
     if len(shape) != 2 or shape[0] != len(X):
         advice = "; does it lack nn.Flatten()?" if shape[:1] == X.shape[:1] else ""
         raise ValueError(f"the network must return one tensor of scores, ({len(X)}, num_classes) "
@@ -112,6 +107,10 @@ def check_first_batches(net, train_iter, test_iter, num_epochs, precision):
         finally:
             sized.to(home)
             lay_out(sized, torch.contiguous_format)
+    if X is not None and test_X is not None and (X.min() < 0) != (test_X.min() < 0):
+        hints["map"] = "note: of train_iter and test_iter only one is normalised: change both alike"
+    if y is not None and len(y) > 15 and (y == y[0]).all():
+        hints["order"] = "note: the first batch of train_iter has one class only: shuffle the data"
     return X, sized, hints
 
 
@@ -156,6 +155,8 @@ def _try(net, X, labels, name, precision):
         hints["range"] = (f"note: images go up to {X.max().item():g}; learning rates such as the "
                           "book's are for values from 0 to 1: divide by 255, as "
                           "torchvision.transforms.ToTensor() does")  # fmt: skip
+    if not torch.equal(net(X[:2]), net(X[:2])):
+        hints["random"] = "note: scores differ in evaluation mode: F.dropout needs self.training"
     are_scores = scores.dim() == 2 and scores.shape[1] > 1 and scores.min() >= 0
     if are_scores and (scores.float().sum(1) - 1).abs().max() < 1e-3:
         hints["softmax"] = ("note: the network's outputs are probabilities already (softmax); the "

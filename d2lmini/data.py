@@ -193,10 +193,7 @@ def _pil_taps(size_in, size_out, device):
 def find_files(root=None):
     """The path of each of the four files by name, .gz or, where only that is there, unpacked."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "d2lmini"
-    try:
-        root = Path(root or os.environ.get("D2LMINI_DATA") or cache).expanduser().absolute()
-    except RuntimeError:  # a user without a home folder
-        root = Path(tempfile.gettempdir()) / "d2lmini"
+    root = Path(os.path.expanduser(root or os.environ.get("D2LMINI_DATA") or cache)).absolute()
     return {name: _find_or_download(name, root) for name in CHECKSUMS}
 
 

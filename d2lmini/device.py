@@ -108,11 +108,7 @@ def _set_cuda_products(tf32, stack):
 
 @contextlib.contextmanager
 def memory_kept(device):
-    """Have glibc keep freed memory meanwhile, for the tensors to come; nothing but on a CPU.
-
-    Left to itself it returns each of a step's large tensors to the system, which clears all pages
-    before it hands them out again: a third of the step.
-    """
+    """Have glibc keep freed memory on a CPU: clearing pages anew takes a third of each step."""
     mallopt = ctypes.CDLL(None).mallopt if HAS_GLIBC and device.type == "cpu" else lambda *_: None
     mallopt(MMAP_MAX, 0)  # no tensor in pages of its own
     mallopt(TRIM_THRESHOLD, -1)  # and nothing goes back
@@ -160,8 +156,7 @@ def environment():
 
 class _Table(dict):
     def __repr__(self):
-        width = max(map(len, self))
-        return "\n".join(f"{name:<{width}}  {text}" for name, text in self.items())
+        return "\n".join(f"{name:<7}  {text}" for name, text in self.items())
 
     def _repr_html_(self):
         rows = (f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(text)}</td></tr>'

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from d2lmini import checks
-from d2lmini.animator import Progress
+from d2lmini.animator import Progress, current_cell
 from d2lmini.checkpoint import Checkpoint
 from d2lmini.cuda_graph import graphed_step
 from d2lmini.data import ImageIterator
@@ -58,6 +58,12 @@ class History:
     def __repr__(self):
         results = f", {self.results()}" if self.test_acc else ""
         return f"History({len(self.test_acc)} epochs on {self.device}, {self.precision}{results})"
+
+    def _ipython_display_(self):
+        if self.curve and current_cell() != vars(self).get("cell"):
+            Progress(self, len(self.train_loss), (), False, None)  # draws the curve
+        else:  # it stands over this already
+            print(self)
 
 
 def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=None,
@@ -166,6 +172,7 @@ def train_ch6(net, train_iter, test_iter, num_epochs, lr, device=None, *, seed=N
             graph.close()
 
     # Report.
+    history.cell = current_cell()
     progress.animator.redraw()
     if history.stopped:
         if file.state and history.stopped != "interrupted":
