@@ -5,7 +5,7 @@ from matplotlib.patches import Patch
 
 from d2lmini.figures.inline_svg import show
 from d2lmini.figures.structure import Group, Parallel
-from d2lmini.figures.style import KINDS, PHONE, drawn_kind, share_text
+from d2lmini.figures.style import KINDS, PHONE_WIDTH, drawn_kind, share_text
 from d2lmini.figures.tracing import trace_all
 
 __all__ = ["costs_figure", "show_costs"]
@@ -28,8 +28,8 @@ def show_costs(*nets, input_shape, labels=None, caption=None):
 def costs_figure(nets, input_shape, labels=None):
     """Return the figure of `show_costs` and its alternative text."""
     traced = trace_all(nets, input_shape, labels)
-    names = [label or root.class_name for label, _, root in traced]
-    roots = [root for _, _, root in traced]
+    names = [label or root.class_name for label, root in traced]
+    roots = [root for _, root in traced]
     totals = "；".join(
         f"{name}共{root.params:,}个参数、{root.flops / 1e6:,.0f} MFLOPs"
         for name, root in zip(names, roots, strict=True)
@@ -83,7 +83,7 @@ def _net_costs(names, roots):
 
 def _bars(names):
     """A figure with two axes for horizontal bars, one row a name."""
-    fig = Figure(figsize=(PHONE, 0.27 * len(names) + 0.9), layout="constrained")
+    fig = Figure(figsize=(PHONE_WIDTH, 0.27 * len(names) + 0.9), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True)
     for ax in axes:
         ax.set_xticks([])

@@ -5,7 +5,7 @@ import itertools
 from matplotlib.figure import Figure
 
 from d2lmini.figures.inline_svg import show
-from d2lmini.figures.style import CURVES, PAGE
+from d2lmini.figures.style import CURVES, PAGE_WIDTH
 
 __all__ = ["plot_curves", "show_histories"]
 
@@ -33,7 +33,7 @@ def show_histories(*histories, labels=None, caption=None):
             raise ValueError(
                 f"the history of {label!r} has no whole epoch: there is nothing to draw"
             )
-    fig = Figure(figsize=(PAGE, 2.7), layout="constrained")
+    fig = Figure(figsize=(PAGE_WIDTH, 2.7), layout="constrained")
     fig.get_layout_engine().set(wspace=0.06)
     for ax, values, ylabel in zip(
         fig.subplots(1, 2), ("train_loss", "test_acc"), ("train loss", "test accuracy"), strict=True

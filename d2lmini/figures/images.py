@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from d2lmini.figures.inline_svg import show
-from d2lmini.figures.style import PAGE
+from d2lmini.figures.style import PAGE_WIDTH
 
 __all__ = ["mosaic", "plot_image", "show_images", "shrink", "stretch_contrast"]
 
@@ -31,7 +31,7 @@ def show_images(imgs, num_rows, num_cols, titles=None, scale=1.5, *, alt=None, c
     if titles is not None and len(titles) < len(imgs):
         raise ValueError(f"titles has {len(titles)} entries for {len(imgs)} images")
     titles = [""] * len(imgs) if titles is None else [str(title) for title in titles]
-    scale = min(scale, PAGE / num_cols)
+    scale = min(scale, PAGE_WIDTH / num_cols)
     fig = Figure(figsize=(num_cols * scale, num_rows * scale), layout="constrained")
     axes = list(fig.subplots(num_rows, num_cols, squeeze=False).flat)
     for ax in axes:

@@ -3,12 +3,13 @@
 import math
 
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import nn
 
 from d2lmini.figures.images import mosaic, plot_image, shrink, stretch_contrast
 from d2lmini.figures.inline_svg import show
-from d2lmini.figures.style import BLUE, PHONE, rgb, shape_text
+from d2lmini.figures.style import BLUE, PHONE_WIDTH, shape_text
 from d2lmini.figures.tracing import layer_outputs
 from d2lmini.metrics import predictions
 from d2lmini.network import device_of
@@ -30,7 +31,7 @@ def show_filters(net, *, caption=None):
     num, channels, height, width = weight.shape
     tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.mean(1)
     num_cols = num if num <= 8 else min(16, math.ceil(num / 2))
-    side = PHONE / max(8, num_cols)
+    side = PHONE_WIDTH / max(8, num_cols)
     num_rows = math.ceil(num / num_cols)
     fig = Figure(figsize=(num_cols * side, num_rows * side * height / width))
     plot_image(fig.add_axes((0, 0, 1, 1)), mosaic(stretch_contrast(tiles), num_cols))
@@ -56,7 +57,9 @@ def show_feature_maps(net, X, *, num_maps=8, caption=None):
     if not outputs:
         raise ValueError(f"{type(net).__name__} has no feature maps (4-D outputs) for this image")
     num_rows = len(outputs) + 1
-    fig = Figure(figsize=(PHONE, PHONE / (num_maps + 1.6) * num_rows), layout="constrained")
+    fig = Figure(
+        figsize=(PHONE_WIDTH, PHONE_WIDTH / (num_maps + 1.6) * num_rows), layout="constrained"
+    )
     axes = fig.subplots(num_rows, 1)
     image = X[0] if X.shape[1] in (1, 3) else X[0].mean(0)
     _row(axes[0], [image], num_maps, f"input\n{X.shape[2]}×{X.shape[3]}")
@@ -103,7 +106,7 @@ def show_confusion(net, data_iter, class_names=None, *, num_pairs=3, device=None
     if len(names) != len(counts):
         raise ValueError(f"class_names has {len(names)} entries for {len(counts)} classes")
     pairs = sorted(examples, key=lambda pair: (-counts[pair].item(), pair))[:num_pairs]
-    fig = Figure(figsize=(PHONE, 4.2 + 0.7 * len(pairs)), layout="constrained")
+    fig = Figure(figsize=(PHONE_WIDTH, 4.2 + 0.7 * len(pairs)), layout="constrained")
     axes = fig.subplots(1 + len(pairs), 1, height_ratios=[4.2] + [0.7] * len(pairs), squeeze=False)
     _matrix(axes[0, 0], counts, names)
     words = []
@@ -123,7 +126,7 @@ def _matrix(ax, counts, names):
     """The matrix with numbers; the fill is stronger the larger the share of the true class."""
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     cells = torch.empty(*counts.shape, 4)
-    cells[..., :3] = torch.tensor(rgb(BLUE))
+    cells[..., :3] = torch.tensor(to_rgb(BLUE))
     cells[..., 3] = 0.65 * share.sqrt()
     ax.imshow(cells.numpy(), interpolation="none")
     for (i, j), number in zip(

@@ -1,10 +1,11 @@
 """Receptive fields: which input pixels one output of stacked convolutions sees."""
 
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from d2lmini.figures.inline_svg import show
-from d2lmini.figures.style import BLUE, GREY, ORANGE, PHONE, rgb
+from d2lmini.figures.style import BLUE, GREY, ORANGE, PHONE_WIDTH
 
 __all__ = ["show_receptive_field"]
 
@@ -29,7 +30,8 @@ def show_receptive_field(*stacks, caption=None):
                 f"a stack must be a tuple of odd kernel sizes such as (3, 3), got {stack!r}"
             )
     fig = Figure(
-        figsize=(PHONE / 2 * len(stacks), 1 + 0.8 * max(map(len, stacks))), layout="constrained"
+        figsize=(PHONE_WIDTH / 2 * len(stacks), 1 + 0.8 * max(map(len, stacks))),
+        layout="constrained",
     )
     words = []
     for ax, stack in zip(fig.subplots(1, len(stacks), squeeze=False).flat, stacks, strict=True):
@@ -59,14 +61,17 @@ def _planes(ax, stack, seen, levels):
     for level, (left, size) in enumerate(zip(lefts, sizes, strict=True)):
         grid = [square(left + x, left + y, 1, level) for x in range(size) for y in range(size)]
         ax.add_collection(
-            PolyCollection(grid, facecolor=(*rgb(BLUE), 0.22), edgecolor=GREY, linewidth=0.8)
+            PolyCollection(grid, facecolor=(*to_rgb(BLUE), 0.22), edgecolor=GREY, linewidth=0.8)
         )
         if level:  # the first cell here and the window it sees below
             upper = square(left, left, 1, level)
             lower = square(lefts[level - 1], lefts[level - 1], stack[level - 1], level - 1)
             ax.add_collection(
                 PolyCollection(
-                    [upper, lower], facecolor=(*rgb(ORANGE), 0.4), edgecolor=ORANGE, linewidth=1.2
+                    [upper, lower],
+                    facecolor=(*to_rgb(ORANGE), 0.4),
+                    edgecolor=ORANGE,
+                    linewidth=1.2,
                 )
             )
             for (x1, y1), (x2, y2) in zip(upper, lower, strict=True):

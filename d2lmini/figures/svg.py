@@ -7,21 +7,9 @@ from html import escape
 
 from d2lmini.figures.style import KINDS
 
-__all__ = [
-    "FONT",
-    "SMALL",
-    "TEXT",
-    "arrow",
-    "box_behind",
-    "box_outline",
-    "details_panel",
-    "frame_outline",
-    "line",
-    "path_bars",
-    "text",
-    "text_width",
-    "two_line_text",
-]
+__all__ = ["FONT", "SMALL", "TEXT", "arrow", "box_behind", "box_outline", "details_panel",
+           "frame_outline", "line", "more_bars", "path_bars", "text", "text_width",
+           "two_line_text"]  # fmt: skip
 
 FONT = "Arial,'Helvetica Neue',Helvetica,'Liberation Sans','DejaVu Sans',sans-serif"
 TEXT, SMALL = 12, 11  # font sizes
@@ -117,6 +105,7 @@ def path_bars(paths, middle, y, width):
     step = min(44, (width - 16) / len(paths))
     bar_width = step - 8
     centres = [middle + (i - (len(paths) - 1) / 2) * step for i in range(len(paths))]
+    end = y + 22 + more_bars(paths)
 
     def bar(kind, x, y, width):
         return (
@@ -126,13 +115,18 @@ def path_bars(paths, middle, y, width):
 
     parts = [line(centres[0], y, centres[-1], y, width=0.8)]
     for (kinds, channels), x in zip(paths, centres, strict=True):
-        parts.append(line(x, y, x, y + 22, width=0.8))
-        for i, kind in enumerate(reversed(kinds[-2:])):
-            parts.append(bar(kind, x - bar_width / 2, y + 12 - 8 * i, bar_width))
-        parts.append(text(x, y + 37, channels, SMALL))
+        parts.append(line(x, y, x, end, width=0.8))
+        for i, kind in enumerate(reversed(kinds)):
+            parts.append(bar(kind, x - bar_width / 2, end - 10 - 8 * i, bar_width))
+        parts.append(text(x, end + 15, channels, SMALL))
     left = centres[0] - bar_width / 2
-    parts.append(bar("join", left, y + 21, centres[-1] - centres[0] + bar_width))
+    parts.append(bar("join", left, end - 1, centres[-1] - centres[0] + bar_width))
     return "".join(parts)
+
+
+def more_bars(paths):
+    """The height that `path_bars` takes beyond that of two layers on a path."""
+    return 8 * max(0, max(len(kinds) for kinds, _ in paths) - 2)
 
 
 def details_panel(index, box, lines, page):
