@@ -14,6 +14,7 @@ MAX_ROWS = 12  # bars in a chart of costs; a net with more layers is shown by it
 COSTS = {"params": "Parameters", "flops": "FLOPs per image"}
 
 
+@book_style()
 def show_costs(*nets, input_shape, labels=None, caption=None, save=None):
     """Display where the parameters and the FLOPs (of one example) of the nets sit.
 

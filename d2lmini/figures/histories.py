@@ -26,8 +26,7 @@ def show_histories(*histories, labels=None, caption=None, save=None):
         raise ValueError("no history given: pass what train_ch6 returned, once for each run")
     labels = [f"run {i}" for i, _ in enumerate(histories, 1)] if labels is None else labels
     if isinstance(labels, str) or len(labels) != len(histories):
-        raise ValueError(f"labels must be a list with {len(histories)} texts, one for each history, "
-                         f"got {labels!r}")  # fmt: skip
+        raise ValueError(f"labels must be a list of {len(histories)} texts, got {labels!r}")
     words, runs = [], list(zip(labels, histories, strict=True))
     for label, history in runs:
         num_epochs = len(history.test_acc)  # the last that was trained may lack its evaluation

@@ -8,6 +8,7 @@ cross, what lies between two points that all data pass is left whole.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 __all__ = ["IN", "Group", "Layer", "Parallel", "arrange", "layers_of", "network_data",
@@ -38,9 +39,10 @@ class Layer:
     params: int = 0
     flops: int = 0
     is_shared: bool = False  # all its weights have served before
-    operands: list = field(default_factory=list)  # for each tensor it takes: layer, IN or None
+    # For each tensor that it takes: layer, IN or None.
+    operands: list = field(default_factory=list, repr=False)
     rule: dict | None = None  # what it makes of a shape (see `layers`), None where not known
-    groups: tuple = ()  # calls of the container modules around it, outermost first
+    groups: tuple = field(default=(), repr=False)  # calls of the containers around it, from outside
 
     @property
     def inputs(self):
@@ -64,7 +66,7 @@ class Group:
     name: str
     class_name: str
     items: list | None = None
-    layers: list = field(default_factory=list)  # all layers inside, in the order they ran
+    layers: list = field(default_factory=list, repr=False)  # all inside, in the order they ran
     # Of the root:
     other_params: int = 0  # parameters that no layer holds, such as those that are not used
     input_shapes: list = field(default_factory=list)  # without the batch axis
@@ -106,21 +108,31 @@ def arrange(layers, outputs, depth=0):
     """Order the layers of one group into series and parallel items, or None if they are not that.
 
     `outputs` are the layers whose tensors leave the group, `depth` is the number of containers
-    around it. Layers that the input does not reach or the output does not need are left out.
+    around it. Layers that the input does not reach or the output does not need are left out, and
+    a group that takes or gives tensors of several layers is open: its layers stand for themselves.
     """
-    owner = {}  # layer -> the layer itself or the group directly below that holds it
-    for layer in layers:
-        owner[layer] = layer.groups[depth] if len(layer.groups) > depth else layer
-    before = {unit: {} for unit in (IN, *owner.values(), OUT)}  # who feeds it, as it takes them
-    leaving = {unit: {} for unit in before}
-    takes = [(owner[layer], source) for layer in layers for source in layer.inputs]
-    for unit, source in (*takes, *((OUT, source) for source in outputs)):
-        if owner.get(source, IN) is not unit:
-            before[unit][owner.get(source, IN)] = True
-            leaving[owner.get(source, IN)][source] = True
-    for unit in before:
-        if isinstance(unit, Group) and unit.items is None:
-            unit.items = arrange(unit.layers, list(leaving[unit]), depth + 1)
+    opened = set()
+    while True:
+        owner, depths = {}, {}  # the layer itself or the outermost closed group that holds it
+        for layer in layers:
+            groups = enumerate(layer.groups[depth:], start=depth + 1)
+            inside, owner[layer] = next((x for x in groups if x[1] not in opened), (0, layer))
+            depths[owner[layer]] = inside
+        before = {unit: {} for unit in (IN, *owner.values(), OUT)}  # who feeds it, as it takes them
+        taken, leaving = ({unit: {} for unit in before} for _ in range(2))
+        takes = [(owner[layer], source) for layer in layers for source in layer.inputs]
+        for unit, source in (*takes, *((OUT, source) for source in outputs)):
+            if owner.get(source, IN) is not unit:
+                before[unit][owner.get(source, IN)] = taken[unit][source] = True
+                leaving[owner.get(source, IN)][source] = True
+        groups = [unit for unit in before if isinstance(unit, Group)]
+        several = {unit for unit in groups if len(taken[unit]) > 1 or len(leaving[unit]) > 1}
+        if not several:
+            break
+        opened |= several
+    for unit in groups:
+        if unit.items is None:
+            unit.items = arrange(unit.layers, list(leaving[unit]), depths[unit])
     reached, needed = {IN}, {OUT}
     for unit in before:
         if not reached.isdisjoint(before[unit]):
@@ -152,19 +164,18 @@ def _reduce(order, before):
         waiting += [x for x in (start, end) if x not in (IN, OUT)]
     left = [unit for unit in order if unit in ways]
     position = {unit: i for i, unit in enumerate(left)}
-    items, start = [], 0
-    furthest = 0  # position that some way from a unit before leads to
+    items, start, furthest = [], 0, 0  # the last unit that all data pass; how far ways lead past it
     for i, unit in enumerate(left):
         if i and i == furthest:  # all data pass here
-            between = _join(ways[left[start]][unit]) if i == start + 1 else None
-            if between is None:
-                inside = left[start:i]
-                parts = [*inside[1:], *(x for u in inside for way in ways[u].values()
-                                        for _, path in way for x in path)]  # fmt: skip
-                found = set(layers_of(parts))
-                whole = [x for x in layers_of(order[1:-1]) if x in found]
-                between = [Group("", CROSSING, layers=whole)]
-            items += [*between, unit]
+            between = ways[left[start]].pop(unit, [])
+            inside = left[start + 1 : i]
+            if inside:  # paths cross: left whole, but for what leads past it
+                paths = [path for u in left[start:i] for way in ways[u].values() for _, path in way]
+                found = set(layers_of([*inside, *itertools.chain(*paths)]))
+                whole = [layer for layer in layers_of(order[1:-1]) if layer in found]
+                place = min(place for u in inside for place, _ in ways[u].get(unit, ()))
+                between.append((place, [Group("", CROSSING, layers=whole)]))
+            items += [*_join(between), unit]
             start = i
         furthest = max([furthest, *(position[target] for target in ways[unit])])
     *items, _ = items  # but OUT

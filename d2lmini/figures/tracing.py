@@ -236,14 +236,18 @@ class _Recorder(TorchFunctionMode):
 
     def _enter(self, layer, inputs, name):
         tensors = [x for x in _tensors(inputs) if id(x) not in self.weights]
-        axes = re.search(r"(?i)(?:conv|pool|transpose)(\d)d$", name)
-        if axes and tensors and tensors[0].dim() == len(self.input_shape) == int(axes[1]) + 1:
-            raise ValueError(f"the batch axis is missing, it would be {(1, *self.input_shape)}")
+        self._expect_batch(name, tensors)
         layer.operands = [self.producer.get(id(tensor)) for tensor in tensors]
         layer.groups = tuple(self.running)
         self.flops_before = self.counter.get_total_flops()
         self.running.append(layer)
         self.versions = {id(tensor): _version(tensor) for tensor in tensors}
+
+    def _expect_batch(self, name, tensors):
+        """Refuse an image alone, which torch's layers take: its channels would be the batch."""
+        axes = re.search(r"(?i)(?:conv|pool|transpose)(\d)d$", name)
+        if axes and tensors and tensors[0].dim() == len(self.input_shape) == int(axes[1]) + 1:
+            raise ValueError(f"the batch axis is missing, it would be {(1, *self.input_shape)}")
 
     def _leave(self, output):
         """Keep the running layer; return its output, apart from what it only handed on."""
@@ -290,7 +294,7 @@ class _Recorder(TorchFunctionMode):
         self._enter(layer, (args, kwargs), plain)
         output = function(*args, **kwargs)
         made = args[0] if plain == "setitem" else output
-        is_first_of_sum = plain in ("add", "radd") and str(args[-1:]) == "(0,)"
+        is_first_of_sum = plain in ("add", "radd") and [x for x in args if type(x) is int] == [0]
         if plain in SILENT or is_first_of_sum or not any(True for _ in _tensors(made)):
             self.running.pop()  # a shape, a number, the same data: no step of the network
             for tensor in _tensors(output):
@@ -308,6 +312,7 @@ class _Recorder(TorchFunctionMode):
     def _recognise(self, layer, name, args, kwargs):
         """A layer of a reader's own that convolves, say, by a function has that function's kind."""
         if layer.kind == "other" and layer.options == "own":
+            self._expect_batch(name, list(_tensors(args)))
             fields = describe_function(name, args, kwargs)
             if fields["kind"] in ("conv", "fc", "pool"):
                 layer.kind, layer.facts = fields["kind"], fields["facts"]
