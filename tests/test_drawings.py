@@ -118,8 +118,8 @@ def check(net, example, details=("paths",)):
         assert (f"另有{len(missing)}层" in drawn.alt) == bool(missing)
         for box in boxes:
             count = re.search(r"\((\d+)层\)", box.label)
-            num = len(box.layers) - box.times * len(box.strips)
-            assert not count or int(count[1]) * box.times == num, box.label
+            num = int(count[1]) + len(box.strips) if count else 1
+            assert len(box.layers) % num == 0, box.label
         assert painted(drawn.svg()) == passed(root, boxes), drawn.alt
     assert root.params == sum(p.numel() for p in net.parameters())
     inputs = example if isinstance(example, tuple) and torch.is_tensor(example[0]) else [example]

@@ -44,9 +44,8 @@ def trace_all(nets, input_shape, labels=None):
                         f"list with one a net; got {input_shape!r}")  # fmt: skip
     if isinstance(labels, str):
         raise TypeError(f"labels must be a list with one text a net, got {labels!r}")
-    is_one = is_tensor or isinstance(input_shape[0], int) or (
-        isinstance(input_shape, tuple) and isinstance(input_shape[0], torch.Tensor)
-    )  # fmt: skip
+    examples = int, torch.Tensor if isinstance(input_shape, tuple) else int
+    is_one = is_tensor or isinstance(input_shape[0], examples)
     shapes = [input_shape] * len(nets) if is_one else list(input_shape)
     labels = [""] * len(nets) if labels is None else list(labels)
     for name, values in (("input_shape", shapes), ("labels", labels)):
@@ -54,9 +53,7 @@ def trace_all(nets, input_shape, labels=None):
             raise ValueError(
                 f"{name} has {len(values)} entries for {len(nets)} nets: give one for each"
             )
-    return [
-        (label, trace(net, shape)) for label, shape, net in zip(labels, shapes, nets, strict=True)
-    ]
+    return list(zip(labels, map(trace, nets, shapes), strict=True))
 
 
 def trace(net, input_shape):
@@ -70,28 +67,22 @@ def trace(net, input_shape):
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be an nn.Module, got {type(net).__name__}")
-    net = uncompiled(net)
     inputs = (input_shape,) if isinstance(input_shape, torch.Tensor) else tuple(input_shape)
     if not all(isinstance(x, torch.Tensor) for x in inputs):
         if not all(isinstance(n, int) and n > 0 for n in inputs):
-            raise ValueError(
-                f"input_shape must be positive integers, batch size first, such as "
-                f"(1, 1, 224, 224); got {inputs}"
-            )
+            raise ValueError(f"input_shape must be positive integers, batch size first, such as "
+                             f"(1, 1, 224, 224); got {inputs}")  # fmt: skip
         inputs = (torch.zeros(inputs, dtype=dtype_of(net), device="meta"),)
-    if is_lazy(net):
-        net = copy.deepcopy(net)  # the first run gives a lazy layer its shape: not the caller's
+    net = uncompiled(net)
+    net = copy.deepcopy(net) if is_lazy(net) else net  # its first run would give it its shape
+    try:
+        recorder = _run(net, inputs, on_meta=not is_lazy(net))
+    except Exception:  # e.g. forward looks at values: run it for real
         recorder = _run(net, inputs)
-    else:
-        try:
-            recorder = _run(net, inputs, on_meta=True)
-        except Exception:  # e.g. forward looks at values: run it for real
-            recorder = _run(net, inputs)
     layers = [layer for layer, _ in recorder.steps]
-    root = Group("", type(net).__name__, layers=layers)
+    root = Group("", type(net).__name__, layers=layers, outputs=recorder.outputs)
     root.other_params = sum(p.numel() for p in net.parameters()) - root.params
     root.input_shapes = [tuple(x.shape[1:]) for x in inputs]
-    root.outputs = recorder.outputs
     root.items = arrange(layers, [layer for layer, _ in root.outputs])
     return root
 
@@ -113,32 +104,29 @@ def _run(net, inputs, on_meta=False):
     the net's device, and its buffers put back afterwards.
     """
     device, stand_ins, state = device_of(net), {}, {}
-    if on_meta:  # tied weights stay tied
-        # Named by their modules, each once: of two names for one module, the stand-ins would stay.
-        for prefix, module in net.named_modules():
-            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-                if tensor is not None:
-                    stand_in = stand_ins.setdefault(id(tensor), tensor.detach().to("meta"))
-                    state[f"{prefix}.{name}" if prefix else name] = stand_in
-        run = functools.partial(torch.func.functional_call, net, state, tie_weights=False)
-        inputs = tuple(x.to("meta", copy=True) for x in inputs)
-    else:
-        run = lambda inputs: net(*inputs)  # noqa: E731
-        inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta
-                       else x.to(device, copy=True) for x in inputs)  # fmt: skip
+    # Tied weights stay tied. Named by their modules, each once: of two names for one module, the
+    # stand-ins would stay.
+    for prefix, module in net.named_modules() if on_meta else ():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                stand_in = stand_ins.setdefault(id(tensor), tensor.detach().to("meta"))
+                state[f"{prefix}.{name}" if prefix else name] = stand_in
+    device = torch.device("meta") if on_meta else device
+    inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True)
+                   for x in inputs)  # fmt: skip
     weights = {id(stand_ins.get(id(p), p)) for p in net.parameters()}
     recorder = _Recorder(FlopCounterMode(display=False), inputs, weights)
     try:
         with (
             evaluation_mode(net),
-            contextlib.nullcontext() if on_meta else _buffers_kept(net),
+            _buffers_kept(net),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             recorder.counter,
             recorder.hooks(net),
             recorder,
         ):
-            output = run(inputs)
+            output = torch.func.functional_call(net, state, inputs, tie_weights=False)
     except Exception as error:
         shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(
@@ -159,8 +147,7 @@ def _buffers_kept(net):
         yield
     finally:
         for module, name, buffer, values in kept:
-            if buffer.shape == values.shape and not torch.equal(buffer, values):
-                buffer.copy_(values)
+            buffer.copy_(values)
             module._buffers[name] = buffer
 
 
