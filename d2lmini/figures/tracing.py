@@ -244,7 +244,7 @@ class _Recorder(TorchFunctionMode):
         tensors = list(_tensors(output))
         layer.shape = tuple(tensors[0].shape[1:]) if tensors else ()
         self.running.pop()  # until here, what is asked of tensors is the layer's own affair
-        if layer.kind == "other" and len(layer.inputs) > 1:
+        if layer.kind in ("other", "elementwise") and len(layer.inputs) > 1:
             layer.kind = "join"
         for tensor in tensors:
             self.producer[id(tensor)] = layer
@@ -290,8 +290,6 @@ class _Recorder(TorchFunctionMode):
             return output
         for key, value in describe_function(name, args, kwargs).items():
             setattr(layer, key, value)
-        if layer.kind == "elementwise" and len(layer.inputs) > 1:
-            layer.kind = "join"
         self._count(layer, [x for x in values if id(x) in self.weights])
         made = self._leave(made)
         return output if plain == "setitem" else made
