@@ -27,7 +27,7 @@ from d2lmini.figures import (
 from d2lmini.figures.costs import costs_figure
 from d2lmini.figures.images import mosaic, stretch_contrast
 from d2lmini.figures.inline_svg import InlineFigure, figure_html, figure_svg, show
-from d2lmini.figures.style import KINDS
+from d2lmini.figures.style import KINDS, flops_text
 
 SVG = "{http://www.w3.org/2000/svg}"
 MAX_BYTES = 150_000
@@ -75,6 +75,14 @@ def test_svg_can_stand_in_any_page():
     assert "<style" not in svg and "<?xml" not in svg and "DOCTYPE" not in svg
     assert "currentColor" in svg and "#000000" not in svg and "#ffffff" not in svg
     assert "date" not in svg.lower()
+    assert not re.search(r"fill: (?!none|currentColor)", svg)  # nothing hides the page
+    shrunk = int(re.search(r"min-width:(\d+)px", svg)[1]) / float(root.get("width"))
+    assert 0.7 < shrunk < 1  # legible on a phone
+
+
+def test_figures_are_closed(shown):
+    show(plt.figure(), alt="x")
+    assert not plt.get_fignums()
 
 
 def drawn(size=(3, 2), **options):
@@ -308,14 +316,26 @@ def pixels(ax):
 
 
 def test_bars_stand_side_by_side_in_the_colours_of_their_kinds():
-    fig, _ = costs_figure([small_net(), small_net()], [(1, 1, 4, 4)] * 2)
-    for ax in fig.axes:
-        for conv, fc in (ax.patches[:2], ax.patches[2:]):
-            assert fc.get_x() == pytest.approx(conv.get_x() + conv.get_width())
-            assert to_hex(conv.get_facecolor()) == KINDS["conv"][0] and not conv.get_hatch()
-            assert to_hex(fc.get_facecolor()) == KINDS["fc"][0] and fc.get_hatch()
-    widths = [patch.get_width() for ax in fig.axes for patch in ax.patches[:2]]
-    assert widths == [20, 99, 576, 192]
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3), nn.Linear(3, 1)
+    )
+    fig, _ = costs_figure([net, net], [(1, 1, 4, 4)] * 2)
+    for ax, widths in zip(fig.axes, ([20, 99, 4], [576, 192, 6]), strict=True):
+        assert [patch.get_width() for patch in ax.patches] == widths * 2
+        assert [patch.get_x() for patch in ax.patches[3:]] == [0, widths[0], widths[0] + widths[1]]
+        conv, fc, _ = ax.patches[:3]
+        assert to_hex(conv.get_facecolor()) == KINDS["conv"][0] and not conv.get_hatch()
+        assert to_hex(fc.get_facecolor()) == KINDS["fc"][0] and fc.get_hatch()
+    assert len({colour for colour, *_ in KINDS.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"),
+    [(576, "576 FLOPs"), (99_999, "99,999 FLOPs"), (100_000, "0.10 MFLOPs"),
+     (9_990_000, "9.99 MFLOPs"), (10_400_000, "10 MFLOPs"), (1_876_000_000, "1,876 MFLOPs")],
+)  # fmt: skip
+def test_flops_as_text(flops, text):
+    assert flops_text(flops) == text
 
 
 def test_a_long_net_has_few_rows_and_all_its_parameters():
@@ -428,13 +448,15 @@ def test_a_window_leads_to_the_cell_that_sees_it(figs):
     show_receptive_field((3, 3))
     grids = figs[0].axes[0].collections
     windows = [grid for grid in grids if len(grid.get_paths()) == 2]
-    sizes = [[round(math.dist(*path.vertices[:2]), 6) for path in window.get_paths()]
-             for window in windows]  # fmt: skip
-    assert sizes == [[1, 3], [1, 3]]
-    planes = [grid.get_paths()[0].vertices[0][1] for grid in grids if grid not in windows]
+    planes = [{tuple(corner) for cell in grid.get_paths() for corner in cell.vertices.round(6)}
+              for grid in grids if grid not in windows]  # fmt: skip
+    sizes = []
     for level, window in enumerate(windows, start=1):
-        upper, lower = (path.vertices[0][1] for path in window.get_paths())
-        assert upper >= planes[level] > lower >= planes[level - 1]
+        upper, lower = (path.vertices.round(6) for path in window.get_paths())
+        assert set(map(tuple, upper)) <= planes[level]
+        assert set(map(tuple, lower)) <= planes[level - 1]
+        sizes.append([np.ptp(upper[:2, 0]), np.ptp(lower[:2, 0])])
+    np.testing.assert_allclose(sizes, [[1, 3], [1, 3]], rtol=1e-4)
 
 
 class Run:
