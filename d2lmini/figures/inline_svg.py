@@ -43,20 +43,13 @@ class InlineFigure:
 
 def figure_html(svg, caption=None):
     """Wrap SVG text in `<figure>` with an optional caption (plain text, escaped here)."""
-    note = (
-        f'<figcaption style="margin-top:.4em;font-size:.9em">{escape(caption)}</figcaption>'
-        if caption
-        else ""
-    )
+    note = (f'<figcaption style="margin-top:.4em;font-size:.9em">{escape(caption)}</figcaption>'
+            if caption else "")  # fmt: skip
     # What is wider than a phone scrolls in its own box, for which the keyboard needs a stop.
-    stop = (
-        ' tabindex="0"'
-        if any(int(width) > PHONE_PIXELS for width in re.findall(r"min-width:(\d+)px", svg))
-        else ""
-    )
-    return (
-        f'<figure{stop} style="margin:1em 0;text-align:center;overflow-x:auto">{svg}{note}</figure>'
-    )
+    widths = map(int, re.findall(r"min-width:(\d+)px", svg))
+    stop = ' tabindex="0"' if max(widths, default=0) > PHONE_PIXELS else ""
+    style = "margin:1em 0;text-align:center;overflow-x:auto"
+    return f'<figure{stop} style="{style}">{svg}{note}</figure>'
 
 
 def figure_svg(fig, *, alt, caption=None):
@@ -72,16 +65,10 @@ def figure_svg(fig, *, alt, caption=None):
         )
     for legend in fig.findobj(Legend):
         legend.get_frame().set_facecolor("none")
-    buffer = io.StringIO()
+    buffer, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.fonttype": "none"}), quiet(fig):
-        fig.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            bbox_inches="tight",
-            pad_inches=0.05,
-            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
-        )
+        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05,
+                    metadata=nothing)  # fmt: skip
     svg = buffer.getvalue()
     opening, body = re.search(r"<svg ([^>]*)>(.*)</svg>", svg, re.DOTALL).groups()
     viewbox = re.search(r'viewBox="([^"]*)"', opening).group(1)
