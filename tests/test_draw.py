@@ -272,17 +272,19 @@ def test_what_is_written_in_place_is_taken_by_all_who_come_later():
     assert [[layer.name for layer in path] for path in branches.paths] == [["b"], []]
 
 
-def test_parameters_that_no_layer_holds_are_counted():
+def test_parameters_outside_layers_are_counted_where_they_are_used():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
             self.codes, self.fc = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 2)
+            self.unused = nn.Parameter(torch.zeros(7))
 
         def forward(self, x):
             return self.fc(x + self.codes)
 
     root = trace(Net(), (1, 4))
-    assert (root.params, root.other_params) == (4 + 10, 4)
+    assert [layer.params for layer in root.layers] == [4, 10]
+    assert (root.params, root.other_params) == (4 + 10 + 7, 7)
 
 
 def test_outputs_of_the_layers_are_those_of_the_net():

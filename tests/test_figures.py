@@ -4,23 +4,30 @@ import math
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import nn
 
 from d2lmini import get_fashion_mnist_labels
 from d2lmini.figures import (
+    draw,
     inline_svg,
     show_confusion,
     show_costs,
     show_feature_maps,
     show_filters,
+    show_histories,
     show_images,
     show_receptive_field,
 )
 from d2lmini.figures.costs import costs_figure
+from d2lmini.figures.images import mosaic, stretch_contrast
 from d2lmini.figures.inline_svg import InlineFigure, figure_html, figure_svg, show
+from d2lmini.figures.style import KINDS, flops_text
 
 SVG = "{http://www.w3.org/2000/svg}"
 MAX_BYTES = 150_000
@@ -68,6 +75,14 @@ def test_svg_can_stand_in_any_page():
     assert "<style" not in svg and "<?xml" not in svg and "DOCTYPE" not in svg
     assert "currentColor" in svg and "#000000" not in svg and "#ffffff" not in svg
     assert "date" not in svg.lower()
+    assert not re.search(r"fill: (?!none|currentColor)", svg)  # nothing hides the page
+    shrunk = int(re.search(r"min-width:(\d+)px", svg)[1]) / float(root.get("width"))
+    assert 0.7 < shrunk < 1  # legible on a phone
+
+
+def test_figures_are_closed(shown):
+    show(plt.figure(), alt="x")
+    assert not plt.get_fignums()
 
 
 def drawn(size=(3, 2), **options):
@@ -181,11 +196,6 @@ def test_costs_of_several_nets_are_side_by_side():
     assert "A共119个参数" in text and "B共10个参数" in text
 
 
-def test_costs_of_a_net_without_parameters(shown):
-    show_costs(nn.Sequential(nn.ReLU()), input_shape=(1, 4))
-    assert "0" in alt(shown[0])
-
-
 # --- receptive field ------------------------------------------------------------------------------
 
 
@@ -280,3 +290,247 @@ def test_confusion_errors():
         show_confusion(Guess(), [])
     with pytest.raises(ValueError, match="class_names has 2 entries for 10 classes"):
         show_confusion(Guess(), [(X, y)], ["a", "b"])
+
+
+# --- what is painted: read from matplotlib's figures ---------------------------------------------
+
+
+@pytest.fixture
+def figs(monkeypatch):
+    """The matplotlib figures that are shown."""
+    kept = []
+    monkeypatch.setattr(inline_svg, "display", lambda picture: None)
+    original = inline_svg.figure_svg
+    monkeypatch.setattr(
+        inline_svg,
+        "figure_svg",
+        lambda fig, **options: kept.append(fig) or original(fig, **options),
+    )
+    return kept
+
+
+def pixels(ax):
+    """What an axes' image shows, as a tensor."""
+    (image,) = ax.get_images()
+    return torch.as_tensor(np.ma.filled(image.get_array(), float("nan")))
+
+
+def test_bars_stand_side_by_side_in_the_colours_of_their_kinds():
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3), nn.Linear(3, 1)
+    )
+    fig, _ = costs_figure([net, net], [(1, 1, 4, 4)] * 2)
+    for ax, widths in zip(fig.axes, ([20, 99, 4], [576, 192, 6]), strict=True):
+        assert [patch.get_width() for patch in ax.patches] == widths * 2
+        assert [patch.get_x() for patch in ax.patches[3:]] == [0, widths[0], widths[0] + widths[1]]
+        conv, fc, _ = ax.patches[:3]
+        assert to_hex(conv.get_facecolor()) == KINDS["conv"][0] and not conv.get_hatch()
+        assert to_hex(fc.get_facecolor()) == KINDS["fc"][0] and fc.get_hatch()
+    assert len({colour for colour, *_ in KINDS.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("flops", "text"),
+    [(576, "576 FLOPs"), (99_999, "99,999 FLOPs"), (100_000, "0.10 MFLOPs"),
+     (9_990_000, "9.99 MFLOPs"), (10_400_000, "10 MFLOPs"), (1_876_000_000, "1,876 MFLOPs")],
+)  # fmt: skip
+def test_flops_as_text(flops, text):
+    assert flops_text(flops) == text
+
+
+def test_a_long_net_has_few_rows_and_all_its_parameters():
+    layers = [nn.Sequential(*(nn.Conv2d(1, 1, 1) for _ in range(7))) for _ in range(2)]
+    net = nn.Sequential(*layers)
+    net.unused = nn.Parameter(torch.zeros(100))
+    fig, _ = costs_figure([net], (1, 1, 4, 4))
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == [
+        "Block 1", "Block 2", "other parameters"]  # fmt: skip
+    assert sum(patch.get_width() for patch in fig.axes[0].patches) == 2 * 7 * 2 + 100
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(torch.tensor([[0, 51], [102, 204]], dtype=torch.uint8), [[0, 0.2], [0.4, 0.8]]),
+     (torch.tensor([[0, 0.2], [0.4, 0.8]]), [[0, 0.2], [0.4, 0.8]]),
+     (torch.tensor([[-1, 0], [1, 3.0]]), [[0, 0.25], [0.5, 1]]),
+     (torch.tensor([[0, 100], [200, 50]]), [[0, 0.5], [1, 0.25]])],
+    ids=["uint8", "in range", "normalised", "whole numbers"],
+)  # fmt: skip
+def test_images_keep_their_greys(figs, values, expected):
+    show_images([values], 1, 2)
+    torch.testing.assert_close(pixels(figs[0].axes[0]), torch.tensor(expected))
+    assert figs[0].axes[0].get_images()[0].get_clim() == (0, 1)
+    assert not figs[0].axes[1].get_images()
+
+
+def test_colours_and_sides_stay_where_they_are(figs):
+    image = torch.zeros(3, 2, 4)
+    image[0, 0, 3] = image[2, 1, 0] = 1  # red above on the right, blue below on the left
+    show_images(image[None], 1, 1)
+    shown = pixels(figs[0].axes[0])
+    assert shown.shape == (2, 4, 4) and shown[..., 3].min() == 1
+    assert shown[0, 3, :3].tolist() == [1, 0, 0] and shown[1, 0, :3].tolist() == [0, 0, 1]
+    assert shown[..., :3].sum() == 2
+
+
+def test_titles_are_no_formulas(figs):
+    show_images(torch.rand(2, 4, 4), 1, 2, titles=["$x^$", "_a"])
+    assert [ax.get_title() for ax in figs[0].axes] == ["$x^$", "_a"]
+
+
+def test_tiles_stand_row_by_row():
+    tiles = torch.arange(5.0).view(5, 1, 1).expand(5, 2, 3)
+    image = mosaic(tiles, 3)
+    assert image.shape == (5, 11)
+    assert image[::3, ::4].nan_to_num(-1).tolist() == [[0, 1, 2], [3, 4, -1]]
+    assert image[2].isnan().all() and image[:, 3].isnan().all()
+
+
+def test_contrast_is_stretched_for_each_tile():
+    tiles = torch.tensor([[[2.0, 4.0]], [[-1.0, -2.0]], [[7.0, 7.0]]])
+    assert stretch_contrast(tiles).tolist() == [[[0, 1]], [[1, 0]], [[0, 0]]]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_filters_are_what_the_layer_holds(figs, channels):
+    conv = nn.Conv2d(channels, 4, 2)
+    show_filters(conv)
+    shown, weight = pixels(figs[0].axes[0]), conv.weight.detach()
+    tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.sum(1)
+    low, high = tiles.flatten(1).min(1)[0], tiles.flatten(1).max(1)[0]
+    for i, tile in enumerate(tiles):
+        own = shown[:, 3 * i : 3 * i + 2, :3] if channels == 3 else shown[:, 3 * i : 3 * i + 2]
+        torch.testing.assert_close(own, (tile - low[i]) / (high[i] - low[i]))
+
+
+def test_feature_maps_are_those_that_vary_most_in_the_order_of_the_sizes(figs):
+    """Five channels, of which the second and the fourth vary; the sizes of a U-Net."""
+    conv = nn.Conv2d(1, 5, 1, bias=False)
+    conv.weight.data = torch.tensor([0, 1, 0.1, -2, 0.2]).view(5, 1, 1, 1)
+    net = nn.Sequential(conv, nn.ReLU(), nn.AvgPool2d(2), nn.Upsample(scale_factor=2))
+    X = torch.arange(16.0).view(1, 1, 4, 4) / 15
+    show_feature_maps(nn.Sequential(conv), X, num_maps=2)
+    first = pixels(figs[0].axes[1])
+    assert first.shape[0] == 28 and first[0, 0] == 0  # the rising one on the left
+    assert first[0, 30] == 1 and first[-1, -1] == 0
+    show_feature_maps(net, X, num_maps=2)
+    rows = [ax.texts[0].get_text() for ax in figs[1].axes]
+    assert rows == ["input\n4×4", "5×4×4", "5×2×2", "5×4×4"]
+    torch.testing.assert_close(pixels(figs[1].axes[0])[::7, :28:7], X[0, 0])
+    after, last = pixels(figs[1].axes[1]), pixels(figs[1].axes[3])
+    assert after[0, 0] == 0 and after[7, 0] > 0 and last[7, 0] == 0  # in blocks of two
+
+
+def test_confusion_counts_true_classes_in_rows(figs):
+    X = torch.zeros(3, 1, 8, 8)
+    X[:, 0, 0, 0] = torch.tensor([0.6, 0.6, 0.4])
+    y = torch.tensor([0, 0, 2])
+    show_confusion(Guess(), [(X, y)])
+    matrix, *examples = figs[0].axes
+    assert {(text.get_position(), text.get_text()) for text in matrix.texts} == {
+        ((6, 0), "2"), ((4, 2), "1")}  # fmt: skip
+    assert (pixels(matrix)[..., 3] > 0).nonzero().tolist() == [[0, 6], [2, 4]]
+    assert pixels(examples[0])[0, 0] == pytest.approx(0.6)
+    assert pixels(examples[0])[0, 11] == pytest.approx(0.6) and len(examples) == 2
+
+
+def test_confusion_of_vectors(figs):
+    class Net(nn.Module):
+        def forward(self, X):
+            return nn.functional.one_hot(X[:, 0].long(), 3).float()
+
+    X, y = torch.tensor([[0.0, 1], [1, 1], [2, 0]]), torch.tensor([0, 2, 2])
+    show_confusion(Net(), [(X, y)])
+    assert len(figs[0].axes) == 1
+
+
+def test_a_window_leads_to_the_cell_that_sees_it(figs):
+    show_receptive_field((3, 3))
+    grids = figs[0].axes[0].collections
+    windows = [grid for grid in grids if len(grid.get_paths()) == 2]
+    planes = [{tuple(corner) for cell in grid.get_paths() for corner in cell.vertices.round(6)}
+              for grid in grids if grid not in windows]  # fmt: skip
+    sizes = []
+    for level, window in enumerate(windows, start=1):
+        upper, lower = (path.vertices.round(6) for path in window.get_paths())
+        assert set(map(tuple, upper)) <= planes[level]
+        assert set(map(tuple, lower)) <= planes[level - 1]
+        sizes.append([np.ptp(upper[:2, 0]), np.ptp(lower[:2, 0])])
+    np.testing.assert_allclose(sizes, [[1, 3], [1, 3]], rtol=1e-4)
+
+
+class Run:
+    train_loss, test_acc = [2.0, 1.0, 0.5], [0.5, 0.75]
+
+
+def test_curves_of_histories(figs, shown):
+    show_histories(Run(), Run(), labels=["_warm", "$1"], caption="图")
+    fig = figs[0] if figs else None
+    loss, accuracy = fig.axes
+    for ax, name, values in ((loss, "loss", [2.0, 1.0]), (accuracy, "accuracy", [0.5, 0.75])):
+        assert name in ax.get_ylabel()
+        for line in ax.lines:
+            assert list(line.get_xdata()) == [1, 2] and list(line.get_ydata()) == values
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["_warm", "$1"]
+    with pytest.raises(ValueError, match="labels"):
+        show_histories(Run(), Run(), labels="ab")
+
+
+# --- whatever a reader has set, and files --------------------------------------------------------
+
+FIGURES = {
+    "images": lambda **o: show_images(torch.rand(2, 4, 4), 1, 2, titles=["a", "b"], **o),
+    "costs": lambda **o: show_costs(small_net(), input_shape=(1, 1, 4, 4), **o),
+    "histories": lambda **o: show_histories(Run(), **o),
+    "field": lambda **o: show_receptive_field((3,), **o),
+    "filters": lambda **o: show_filters(nn.Conv2d(1, 2, 3), **o),
+    "maps": lambda **o: show_feature_maps(nn.Conv2d(1, 2, 3), torch.rand(1, 8, 8), **o),
+    "confusion": lambda **o: show_confusion(
+        Guess(), [(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))], **o),
+    "network": lambda **o: draw(small_net(), input_shape=(1, 1, 4, 4), **o),
+    "own": lambda **o: show(Figure(figsize=(2, 2)), alt="x", **o),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_the_same_whatever_is_set_and_says_nothing(name, shown, caplog):
+    torch.manual_seed(0)
+    FIGURES[name]()
+    fonts = {"font.sans-serif": ["Missing"], "font.family": "Missing"}
+    with plt.style.context(["dark_background", fonts]):
+        torch.manual_seed(0)
+        FIGURES[name]()
+    if name != "own":
+        assert ElementTree.tostring(shown[0]) == ElementTree.tostring(shown[1])
+    assert not caplog.records
+
+
+def test_a_readers_own_figure_is_quiet(shown, caplog):
+    with plt.rc_context({"font.family": "Missing"}):
+        fig = Figure()
+        fig.subplots().set_title("图")
+        show(fig, alt="x")
+    assert not caplog.records and "图" in words(shown[0])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
+def test_a_figure_is_kept_in_a_file(name, ending, shown, tmp_path):
+    path = tmp_path / f"figure.{ending}"
+    if name == "network" and ending != "svg":
+        with pytest.raises(ValueError, match="svg"):
+            FIGURES[name](save=path)
+        assert not path.exists() and not shown
+        return
+    FIGURES[name](save=str(path))
+    assert len(shown) == 1
+    content = path.read_bytes()
+    if ending == "svg":
+        root = ElementTree.fromstring(content)
+        assert root.tag == f"{SVG}svg" and float(root.get("width")) > 0
+        assert [w for w in words(root) if w != "另有"] or name in ("filters", "own")
+    elif ending == "png":
+        image = plt.imread(path)
+        assert image[..., :3].min() < 0.9 or name == "own"
+    else:
+        assert content.startswith(b"%PDF")

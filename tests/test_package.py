@@ -28,7 +28,7 @@ SIGNATURES = {
     "evaluate_accuracy_gpu": ["net", "data_iter", "device"],
     "accuracy": ["y_hat", "y"],
     "environment": [],
-    "show": ["fig", "alt", "caption"],
+    "show": ["fig", "alt", "caption", "save"],
     "Animator": [
         *("xlabel", "ylabel", "legend", "xlim", "ylim", "xscale", "yscale", "fmts"),
         *("nrows", "ncols", "figsize", "caption"),

@@ -62,8 +62,9 @@ class Truth:
     def __init__(self, net, channels, side):
         self.refitted, self.unused = {}, {}
         x = torch.zeros((1, channels, side, side), device="meta")
-        counter = flop_counter.FlopCounterMode(display=False) if side % 25 == 0 else Counter()
-        recorder = _Recorder(counter, x)
+        is_checked = side % 25 == 0 or hasattr(net, "like")
+        counter = flop_counter.FlopCounterMode(display=False) if is_checked else Counter()
+        recorder = _Recorder(counter, [x], {id(p) for p in net.parameters()})
         handles = []
         for module in net.modules():
             if type(module) is nn.Linear and not getattr(net, "is_tied", False):
@@ -87,7 +88,7 @@ class Truth:
         self.arrives = {}
         modules = dict(net.named_modules())
         for number, layer in enumerate(self.layers, start=1):
-            module = modules[layer.name] if layer.name else None
+            module = modules[layer.name] if layer.name else getattr(net, "like", {}).get(number)
             if module in self.refitted:
                 weight, features = self.refitted[module]
                 self.arrives[number] = features, weight.shape[1]
@@ -333,6 +334,21 @@ def in_place(x, y):
     return x
 
 
+def functions():
+    """Functions; `like` are modules in place of those whose windows may leave a rest."""
+
+    def forward(net, x):
+        x = F.conv2d(x, net.conv.weight, stride=2, padding=1)
+        x = F.avg_pool2d(F.max_pool2d(x, 3, stride=2, ceil_mode=True), (2, 1))
+        x = torch.flatten(F.adaptive_avg_pool2d(F.leaky_relu(x, 0.2), (4, 2)), 1)
+        return F.linear(F.dropout(x, training=net.training) * 0.5 - 1, net.last.weight)
+
+    net = Net(forward, conv=conv(1, 2, 3), last=nn.Linear(16, 3))
+    net.like = {1: conv(1, 2, 3, 2, 1), 2: nn.MaxPool2d(3, 2, ceil_mode=True),
+                3: nn.AvgPool2d((2, 1))}  # fmt: skip
+    return net
+
+
 with torch.device("meta"):
     MADE = {
         "plain": nn.Sequential(
@@ -399,6 +415,7 @@ with torch.device("meta"):
         "linear over columns": nn.Sequential(conv(1, 2, 3), nn.Linear(30, 4), nn.MaxPool2d((2, 1))),
         "tied": tied(),
         "shared": shared(),
+        "functions": functions(),
         "parameters apart": Net(
             lambda net, x: net.conv(x), conv=conv(1, 2, 3), codes=nn.Linear(3, 5)),
     }  # fmt: skip
@@ -409,6 +426,9 @@ UNKNOWN = {
     "enlarged": nn.Sequential(nn.Upsample(scale_factor=2)),
     "layer norm": nn.Sequential(nn.LayerNorm(32)),
     "reshaped": Net(lambda net, x: net.last(x.view(-1, 1024)), last=nn.Linear(1024, 2)),
+    "scaled by functions": Net(lambda net, x: F.interpolate(x, scale_factor=2)),
+    "normalised by a function": Net(lambda net, x: F.layer_norm(x, (32,))),
+    "outputs": Net(lambda net, x: (net.conv(x), x), conv=conv(1, 1, 1)),
     "constant": Net(lambda net, x: x + net.code, code=nn.Parameter(torch.zeros(1, 1, 1, 32))),
     "scaled": Net(lambda net, x: x * torch.sigmoid(net.conv(x)), conv=conv(1, 1, 1)),
     "cut": Net(lambda net, x: net.conv(x[:, :, 1:]), conv=conv(1, 1, 1)),

@@ -1,18 +1,17 @@
 """The book's pictures: inline SVG for light and dark pages, in notebooks and on the site.
 
 architecture     `draw`: networks as columns of boxes, from the modules themselves
-    tracing      a net is run once: its layers, who feeds whom, shapes, costs
-    notation     a module or function in the field's notation
-    structure    layers in series and on parallel paths
-    boxes        from layers to boxes
-    column       from boxes to SVG
-    rules        what layers make of shapes, as data for the site's script
-    svg          the pieces of that SVG
-histories        several training runs in one picture
+boxes            from layers to boxes
+column           from boxes to SVG, one column a network
+svg              the pieces of that SVG
+tracing          a net is run once: its layers, who feeds whom, shapes, costs
+structure        layers in series and on parallel paths
+layers           what is known of each type of layer: kind, label, facts, rule
 costs            parameters and FLOPs as bars
+histories        several training runs in one picture
+receptive_field  what one output of stacked convolutions sees
 images           images in a grid
 learnt           filters, feature maps, confusions of a trained network
-receptive_field  what one output of stacked convolutions sees
 inline_svg       matplotlib figures as inline SVG, and how any figure is shown
 style            kinds of layers, colours, widths, numbers as text
 

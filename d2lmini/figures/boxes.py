@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from d2lmini.figures.structure import Group, Layer, Parallel, layers_of
 from d2lmini.figures.style import drawn_kind
 
-__all__ = ["Box", "Branches", "Frame", "alternative_text", "box_of_group", "boxes_in", "boxes_of"]
+__all__ = ["Box", "Branches", "Frame", "alternative_text", "box_of_group", "boxes_in", "boxes_of",
+           "forks_in"]  # fmt: skip
+
+MOST_BARS = 4  # layers on a path that a small picture of the path shows
 
 
 @dataclass
@@ -22,9 +25,9 @@ class Box:
     kind: str  # one of style.KINDS
     operation: str  # this and `settings` as in structure.Layer
     settings: str = ""
-    facts: tuple = ()
+    facts: tuple = ()  # of a folded box: those that all its layers have
     layers: list = field(default_factory=list)
-    strips: list = field(default_factory=list)  # names of the elementwise layers
+    strips: list = field(default_factory=list)  # the elementwise layers, of the first where folded
     paths: list | None = None  # of a module: kinds of its layers, and channels, for each path
     times: int = 1
 
@@ -42,9 +45,12 @@ class Box:
         return bool(self.layers) and self.layers[0].kind in ("reshape", "elementwise")
 
     def signature(self):
-        """What equal boxes have in common."""
+        """What equal boxes have in common: all but what goes in, and a module's channels."""
+        facts = [fact for fact in self.facts if fact[0] != "输入特征"]
+        strips = [(strip.label, strip.options) for strip in self.strips]
         shape = self.shape[1:] if self.kind == "module" else self.shape
-        return self.label, tuple(self.strips), shape, repr(self.paths)
+        options = self.layers[0].options if self.layers else ""
+        return self.label, facts, options, strips, shape, self.paths
 
 
 @dataclass
@@ -56,18 +62,26 @@ class Frame:
     times: int = 1
 
     def signature(self):
-        return tuple(element.signature() for element in self.elements)
+        return self.group.class_name, _signatures(self.elements)
 
 
 @dataclass
 class Branches:
-    """Paths side by side, and the box that joins them (None: each is an output of its own)."""
+    """Paths side by side, and the box that joins them.
+
+    Without a box their ends meet in a line, or each is an output of the net with its words, `ends`.
+    """
 
     paths: list  # of lists of elements
     join: Box | None = None
+    ends: list = field(default_factory=list)
 
     def signature(self):
-        return tuple(element.signature() for path in self.paths for element in path)
+        return list(map(_signatures, self.paths)), self.join and self.join.signature()
+
+
+def _signatures(elements):
+    return [(getattr(element, "times", 1), element.signature()) for element in elements]
 
 
 def boxes_of(items, detail, framed=True):
@@ -84,10 +98,11 @@ def boxes_of(items, detail, framed=True):
             elements.append(Branches([boxes_of(path, detail, framed=False) for path in item.paths]))
         elif isinstance(item, Group):
             elements += _elements_of_group(item, detail, framed)
-        elif item.kind == "join" and isinstance(last, Branches) and last.join is None:
+        elif isinstance(last, Branches) and not last.join and len(item.inputs) > 1:
             last.join = _box_of_layer(item)
-        elif item.kind == "elementwise" and host:
-            host.strips.append(item.label)
+            _flatten_sum(last)
+        elif item.kind == "elementwise" and host and host.times == 1:
+            host.strips.append(item)
             host.layers.append(item)
         else:
             elements.append(_box_of_layer(item))
@@ -95,36 +110,67 @@ def boxes_of(items, detail, framed=True):
 
 
 def box_of_group(group):
-    """One plain box for a whole group."""
-    return Box("other", group.class_name, layers=list(group.layers))
+    """One plain box for a whole group, which says how many layers it stands for."""
+    num = f"({len(group.layers)}层)" if len(group.layers) > 1 else ""
+    kind = drawn_kind(group.layers[0].kind) if len(group.layers) == 1 else "other"
+    return Box(kind, group.class_name, num, layers=list(group.layers))
 
 
 def _box_of_layer(layer):
-    kind = drawn_kind(layer.kind)
-    return Box(kind, layer.operation, layer.settings, layer.facts, [layer])
+    facts = layer.facts + (("权重", "与前面的层共用"),) * layer.is_shared
+    return Box(drawn_kind(layer.kind), layer.operation, layer.settings, facts, [layer])
+
+
+def _flatten_sum(branches):
+    """(a + b) + c as one sum of three paths."""
+    for i, path in enumerate(branches.paths):
+        if len(path) == 1 and isinstance(path[0], Branches) and path[0].join:
+            inner, join = path[0], branches.join
+            if inner.join.operation == join.operation == "Add" and not inner.join.strips:
+                branches.paths[i : i + 1] = inner.paths
+                join.layers = inner.join.layers + join.layers
+                return
 
 
 def _elements_of_group(group, detail, framed):
     """One box, a frame, or (inside a path, or for a single box) the elements without a frame."""
     if group.items is None:
         return [box_of_group(group)]
-    parallel = next((item for item in group.items if isinstance(item, Parallel)), None)
-    if parallel and detail != "paths":
-        paths, channels = list(map(_kinds_and_channels, parallel.paths)), ""
-        if detail == "widths":
-            channels = f"({group.shape[0]})"
-        else:
+    forks = any(isinstance(item, Parallel) for item in group.items)
+    if forks and detail != "paths":
+        layers, paths = list(layers_of([group])), _small_paths(group.items)
+        settings = f"({group.shape[0]})" if detail == "widths" and group.shape else ""
+        if paths is None:
+            settings = f"({len(layers)}层)"
+        elif detail == "name":
             paths = [(kinds, "") for kinds, _ in paths]
-        return [Box("module", group.class_name, channels, layers=list(group.layers), paths=paths)]
+        return [Box("module", group.class_name, settings, layers=layers, paths=paths)]
     elements = boxes_of(group.items, detail, framed)
-    return [Frame(group, elements)] if framed and (parallel or len(elements) > 1) else elements
+    return [Frame(group, elements)] if framed and (forks or len(elements) > 1) else elements
 
 
-def _kinds_and_channels(path):
-    """The kinds of the boxes on a path and the number of channels at its end."""
-    layers = layers_of(path)
-    kinds = [drawn_kind(layer.kind) for layer in layers if layer.kind != "elementwise"]
-    return kinds, str(layers[-1].shape[0]) if layers else ""
+def _small_paths(items):
+    """Kinds of the boxes and channels at the end of each path of a group that is nothing but paths
+    and their join, as long as they are few; else None."""
+    fork, *rest = items
+    joined = rest and isinstance(rest[0], Layer) and len(rest[0].inputs) > 1
+    if not isinstance(fork, Parallel) or not joined or any(map(forks_in, fork.paths)):
+        return None
+    if any(not isinstance(item, Layer) or item.kind != "elementwise" for item in rest[1:]):
+        return None
+    paths = []
+    for path in fork.paths:
+        layers = list(layers_of(path))
+        kinds = [drawn_kind(layer.kind) for layer in layers if layer.kind != "elementwise"]
+        paths.append((kinds, str(layers[-1].shape[0]) if layers and layers[-1].shape else ""))
+    return paths if max(len(kinds) for kinds, _ in paths) <= MOST_BARS else None
+
+
+def forks_in(items):
+    """How many forks there are in items, and in the groups among them."""
+    paths = [path for item in items if isinstance(item, Parallel) for path in item.paths]
+    groups = [item.items or [] for item in items if isinstance(item, Group)]
+    return bool(paths) + sum(map(forks_in, paths + groups))
 
 
 def _fold(elements):
@@ -132,16 +178,14 @@ def _fold(elements):
     folded = []
     for element in elements:
         last = folded[-1] if folded else None
-        if (
-            isinstance(element, (Box, Frame))
-            and type(last) is type(element)
-            and (last.signature() == element.signature())
-        ):
-            last.times += 1
-            for box, other in zip(boxes_in([last]), boxes_in([element]), strict=True):
-                box.layers += other.layers  # a folded box stands for all of them
-        else:
+        foldable = type(last) is type(element) and not isinstance(element, Branches)
+        if not foldable or last.signature() != element.signature():
             folded.append(element)
+            continue
+        last.times += element.times
+        for box, other in zip(boxes_in([last]), boxes_in([element]), strict=True):
+            box.layers += other.layers  # a folded box stands for all of them
+            box.facts = tuple(fact for fact in box.facts if fact in other.facts)
     return folded
 
 
@@ -164,15 +208,16 @@ def alternative_text(elements):
     words = []
     for element in elements:
         if isinstance(element, Branches):
+            ends = [f"，{end}" for end in element.ends] or [""] * len(element.paths)
             paths = "；".join(
-                f"第{i}条：{alternative_text(path) or '直接相连'}"
-                for i, path in enumerate(element.paths, 1)
+                f"第{i}条：{alternative_text(path) or '直接相连'}{end}"
+                for i, (path, end) in enumerate(zip(element.paths, ends, strict=True), 1)
             )
             joined = f"，经{element.join.label}合并" if element.join else ""
             words.append(f"{len(element.paths)}条并行路径（{paths}）{joined}")
             continue
         if isinstance(element, Box):
-            text = "、".join([element.label, *element.strips])
+            text = "、".join([element.label, *(strip.label for strip in element.strips)])
         else:
             text = f"[{alternative_text(element.elements)}]"
         words.append(text + (f"（×{element.times}）" if element.times > 1 else ""))

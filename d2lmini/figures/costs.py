@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from d2lmini.figures.inline_svg import show
-from d2lmini.figures.structure import Group, Parallel
-from d2lmini.figures.style import KINDS, PHONE, drawn_kind, share_text
+from d2lmini.figures.inline_svg import book_style, show
+from d2lmini.figures.structure import Layer
+from d2lmini.figures.style import KINDS, PHONE_WIDTH, drawn_kind, share_text
 from d2lmini.figures.tracing import trace_all
 
 __all__ = ["costs_figure", "show_costs"]
@@ -14,54 +14,61 @@ MAX_ROWS = 12  # bars in a chart of costs; a net with more layers is shown by it
 COSTS = {"params": "Parameters", "flops": "FLOPs per image"}
 
 
-def show_costs(*nets, input_shape, labels=None, caption=None):
+@book_style()
+def show_costs(*nets, input_shape, labels=None, caption=None, save=None):
     """Display where the parameters and the FLOPs (of one example) of the nets sit.
 
     One net: a bar for each layer that has any, with its share, or, in a net with more than
     `MAX_ROWS` of them, for each of its blocks. Several nets: a bar each on a common scale, with a
-    part for each layer. The numbers are `tracing.trace`'s, and the arguments are those of `draw`.
+    part for each layer. The numbers are `tracing.trace`'s, and the arguments are those of `draw`;
+    save: a file to write as well, in the format of its ending.
     """
     fig, alt = costs_figure(nets, input_shape, labels)
-    show(fig, alt=alt, caption=caption)
+    show(fig, alt=alt, caption=caption, save=save)
 
 
+@book_style()
 def costs_figure(nets, input_shape, labels=None):
     """Return the figure of `show_costs` and its alternative text."""
     traced = trace_all(nets, input_shape, labels)
-    names = [label or root.class_name for label, _, root in traced]
-    roots = [root for _, _, root in traced]
-    totals = "；".join(
-        f"{name}共{root.params:,}个参数、{root.flops / 1e6:,.0f} MFLOPs"
-        for name, root in zip(names, roots, strict=True)
+    names, roots = (
+        [label or root.class_name for label, root in traced],
+        [root for _, root in traced],
     )
+    totals = "；".join(f"{name}共{root.params:,}个参数、{root.flops / 1e6:,.0f} MFLOPs"
+                      for name, root in zip(names, roots, strict=True))  # fmt: skip
     if len(roots) == 1:
         fig, words = _layer_costs(roots[0])
         return fig, f"{totals}。各层的参数与FLOPs占比：{words}"
     return _net_costs(names, roots), f"各网络的参数和FLOPs（按层分段）：{totals}"
 
 
+def _layers(root):
+    """The layers, and the parameters that no layer holds."""
+    rest = Layer("", "other", "other parameters", params=root.other_params)
+    return [layer for layer in [*root.layers, rest] if layer.params or layer.flops]
+
+
 def _layer_costs(root):
-    """Bars of the shares of one net's layers, and the shares in words."""
-    rows = [(_short(layer), [layer]) for layer in root.layers if layer.params or layer.flops]
-    groups = [item for item in root.items or () if isinstance(item, Group)]
-    if len(rows) > MAX_ROWS and groups:
-        rows = []
-        for item in root.items:
-            if isinstance(item, Group):
-                rows.append((f"Block {groups.index(item) + 1}", item.layers))
-            else:
-                layers = item.layers if isinstance(item, Parallel) else [item]
-                rows += [(_short(x), [x]) for x in layers if x.params or x.flops]
-    fig, axes = _bars([name for name, _ in rows])
-    words = [name for name, _ in rows]
+    """Bars of the shares of one net's layers or blocks, and the shares in words."""
+    rows = {layer: [layer] for layer in _layers(root)}
+    if len(rows) > MAX_ROWS and any(layer.groups for layer in rows):
+        layers, rows = list(rows), {}
+        for layer in layers:
+            rows.setdefault((*layer.groups, layer)[0], []).append(layer)
+    num_blocks, words = 0, []
+    for first in rows:
+        num_blocks += not isinstance(first, Layer)
+        words.append(_short(first) if isinstance(first, Layer) else f"Block {num_blocks}")
+    fig, axes = _bars(words)
     for ax, (cost, title) in zip(axes, COSTS.items(), strict=True):
         total = getattr(root, cost)
         ax.set_title(f"{title}\n{_amount(total)}", fontsize=9)
-        for y, (_, layers) in enumerate(rows):
+        for y, layers in enumerate(rows.values()):
             text = share_text(_cost(layers, cost), total)
             _bar(ax, y, layers, cost, text)
             words[y] += f"，{title} {text}"
-        ax.set_xlim(0, 1.4 * max([1, *(_cost(layers, cost) for _, layers in rows)]))
+        ax.set_xlim(0, 1.4 * max([1, *(_cost(layers, cost) for layers in rows.values())]))
     return fig, "；".join(words)
 
 
@@ -71,19 +78,17 @@ def _net_costs(names, roots):
     for ax, (cost, title) in zip(axes, COSTS.items(), strict=True):
         ax.set_title(title, fontsize=9)
         for y, root in enumerate(roots):
-            _bar(ax, y, root.layers, cost, _amount(getattr(root, cost)))
+            _bar(ax, y, _layers(root), cost, _amount(getattr(root, cost)))
         ax.set_xlim(0, 1.45 * max([1, *(getattr(root, cost) for root in roots)]))
-    handles = [
-        Patch(label=label, **_style(kind))
-        for kind, label in (("conv", "convolution"), ("fc", "fully connected"))
-    ]
+    handles = [Patch(label=label, **_style(kind))
+               for kind, label in (("conv", "convolution"), ("fc", "fully connected"))]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return fig
 
 
 def _bars(names):
     """A figure with two axes for horizontal bars, one row a name."""
-    fig = Figure(figsize=(PHONE, 0.27 * len(names) + 0.9), layout="constrained")
+    fig = Figure(figsize=(PHONE_WIDTH, 0.27 * len(names) + 0.9), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True)
     for ax in axes:
         ax.set_xticks([])
@@ -96,11 +101,9 @@ def _bars(names):
 
 def _bar(ax, y, layers, cost, text):
     """A bar with one part for each layer, or for each kind of many layers, and a text behind it."""
-    layers = [layer for layer in layers if getattr(layer, cost)]
-    parts = {}
+    layers, parts = [layer for layer in layers if getattr(layer, cost)], {}
     for layer in layers:
-        part = layer.kind if len(layers) > MAX_ROWS else layer
-        parts.setdefault(part, []).append(layer)
+        parts.setdefault(layer.kind if len(layers) > MAX_ROWS else layer, []).append(layer)
     left = 0
     for part in parts.values():
         ax.barh(y, _cost(part, cost), 0.7, left=left, **_style(part[0].kind))
@@ -114,12 +117,8 @@ def _cost(layers, cost):
 
 def _style(kind):
     """Colour and hatch of a bar: as in the architecture figures, and told apart in grey."""
-    return {
-        "facecolor": KINDS[drawn_kind(kind)][0],
-        "hatch": {"fc": "////"}.get(kind),
-        "edgecolor": "black",
-        "linewidth": 0.4,
-    }
+    return {"facecolor": KINDS[drawn_kind(kind)][0], "hatch": {"fc": "////"}.get(kind),
+            "edgecolor": "black", "linewidth": 0.4}  # fmt: skip
 
 
 def _short(layer):

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import logging
 import re
 import warnings
 from html import escape
@@ -14,25 +15,15 @@ from matplotlib import pyplot as plt
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-__all__ = ["InlineFigure", "chinese_fonts", "figure_html", "figure_svg", "show", "show_inline"]
+__all__ = ["InlineFigure", "book_style", "chinese_fonts", "figure_html", "figure_svg", "quiet",
+           "save_svg", "show", "show_inline"]  # fmt: skip
 
 FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
 PHONE_PIXELS = 320  # between the margins of a narrow screen
 # Of common systems, each with simplified Chinese; Debian's Noto calls itself by its first face, JP.
-CHINESE_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "Microsoft YaHei",
-    "SimHei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Heiti TC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Arial Unicode MS",
-)
+CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC",
+                 "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Heiti TC",
+                 "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Arial Unicode MS")  # fmt: skip
 SMALLEST = 0.75  # a figure shrinks to this share of its size, so that its text stays legible
 
 
@@ -52,20 +43,13 @@ class InlineFigure:
 
 def figure_html(svg, caption=None):
     """Wrap SVG text in `<figure>` with an optional caption (plain text, escaped here)."""
-    note = (
-        f'<figcaption style="margin-top:.4em;font-size:.9em">{escape(caption)}</figcaption>'
-        if caption
-        else ""
-    )
+    note = (f'<figcaption style="margin-top:.4em;font-size:.9em">{escape(caption)}</figcaption>'
+            if caption else "")  # fmt: skip
     # What is wider than a phone scrolls in its own box, for which the keyboard needs a stop.
-    stop = (
-        ' tabindex="0"'
-        if any(int(width) > PHONE_PIXELS for width in re.findall(r"min-width:(\d+)px", svg))
-        else ""
-    )
-    return (
-        f'<figure{stop} style="margin:1em 0;text-align:center;overflow-x:auto">{svg}{note}</figure>'
-    )
+    widths = map(int, re.findall(r"min-width:(\d+)px", svg))
+    stop = ' tabindex="0"' if max(widths, default=0) > PHONE_PIXELS else ""
+    style = "margin:1em 0;text-align:center;overflow-x:auto"
+    return f'<figure{stop} style="{style}">{svg}{note}</figure>'
 
 
 def figure_svg(fig, *, alt, caption=None):
@@ -81,16 +65,10 @@ def figure_svg(fig, *, alt, caption=None):
         )
     for legend in fig.findobj(Legend):
         legend.get_frame().set_facecolor("none")
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none"}), chinese_fonts(fig):
-        fig.savefig(
-            buffer,
-            format="svg",
-            transparent=True,
-            bbox_inches="tight",
-            pad_inches=0.05,
-            metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
-        )
+    buffer, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.fonttype": "none"}), quiet(fig):
+        fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05,
+                    metadata=nothing)  # fmt: skip
     svg = buffer.getvalue()
     opening, body = re.search(r"<svg ([^>]*)>(.*)</svg>", svg, re.DOTALL).groups()
     viewbox = re.search(r'viewBox="([^"]*)"', opening).group(1)
@@ -140,30 +118,62 @@ def short_hash(text):
 
 
 @contextlib.contextmanager
-def chinese_fonts(fig):
-    """Meanwhile the figure's Chinese texts are laid out with an installed font that has them.
+def book_style():
+    """Meanwhile figures are made as the book's, whatever a reader has set: fonts, style, formulas.
 
-    Where there is none, nothing is said: a browser shows such texts with its own fonts.
+    As a decorator: `@book_style()`. A `$` in a text is a dollar, not the start of a formula.
     """
+    with plt.style.context(["default", {"text.parse_math": False}]):
+        yield
+
+
+@contextlib.contextmanager
+def quiet(fig):
+    """Meanwhile nothing is said of fonts, and the figure's Chinese texts are laid out with an
+    installed font that has them; where there is none, a browser shows them with its own."""
     texts = [text for text in fig.findobj(Text) if any(c > "\u2e80" for c in text.get_text())]
     if texts:
         installed = {font.name for font in font_manager.fontManager.ttflist}
         for text in texts:
             known = [font for font in CHINESE_FONTS if font in installed]
             text.set_fontfamily(list(dict.fromkeys([*text.get_fontfamily(), *known])))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        yield
+    logger = logging.getLogger("matplotlib.font_manager")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
-def show(fig, *, alt, caption=None):
+chinese_fonts = quiet
+
+
+def show(fig, *, alt, caption=None, save=None):
     """Display a matplotlib figure as inline SVG with alternative text and caption; close it.
+
+    save: a file to write it to as well, .svg or another format of matplotlib, such as .png, .pdf.
 
     >>> show(fig, alt='ReLU和sigmoid的曲线', caption='图1-3 两种激活函数')
     """
     svg = figure_svg(fig, alt=alt, caption=caption)
+    if save is not None and str(save).lower().endswith(".svg"):
+        save_svg(save, svg)
+    elif save is not None:
+        with quiet(fig):
+            fig.savefig(save, bbox_inches="tight", dpi=200)
     plt.close(fig)
     show_inline(svg, alt=alt, caption=caption)
+
+
+def save_svg(path, svg):
+    """Write SVG text to a file; ValueError where `path` has another ending."""
+    if not str(path).lower().endswith(".svg"):
+        raise ValueError(f"save must name an .svg file, got {str(path)!r}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(svg)
 
 
 def show_inline(svg, *, alt, caption=None):

@@ -1,138 +1,145 @@
 """What a trained network has learnt: its filters, the maps it makes of an image, its errors."""
 
+import itertools
 import math
 
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import nn
 
-from d2lmini.figures.images import mosaic, plot_image, shrink, stretch_contrast
-from d2lmini.figures.inline_svg import show
-from d2lmini.figures.style import BLUE, PHONE, rgb, shape_text
+from d2lmini.figures.images import is_image, mosaic, plot_image, shrink, stretch_contrast
+from d2lmini.figures.inline_svg import book_style, show
+from d2lmini.figures.style import BLUE, PHONE_WIDTH, shape_text
 from d2lmini.figures.tracing import layer_outputs
 from d2lmini.metrics import predictions
-from d2lmini.network import device_of
+from d2lmini.network import device_of, dtype_of, is_lazy
 
 __all__ = ["show_confusion", "show_feature_maps", "show_filters"]
 
+MOST_IMAGES = 8  # of a pair of confused classes
 
-def show_filters(net, *, caption=None):
+
+@book_style()
+def show_filters(net, *, caption=None, save=None):
     """Display all filters of the net's first Conv2d, each scaled to its own range.
 
     Filters over 1 channel are grey, those over 3 in colour, others as their mean over channels. Up
-    to 8 stand in one row, more in at least two rows of at most 16.
-    Raises ValueError when the net has no Conv2d.
+    to 8 stand in one row, more in at least two rows of at most 16. save: a file to write as well,
+    in the format of its ending. Raises ValueError when the net has no Conv2d, or a lazy one that
+    has no filters yet.
     """
-    conv = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
-    if conv is None:
+    conv = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
+    if conv is None or is_lazy(conv):
         raise ValueError(f"{type(net).__name__} has no Conv2d whose filters could be shown")
     weight = conv.weight.detach().float().cpu()
     num, channels, height, width = weight.shape
     tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.mean(1)
     num_cols = num if num <= 8 else min(16, math.ceil(num / 2))
-    side = PHONE / max(8, num_cols)
+    side = PHONE_WIDTH / max(8, num_cols)
     num_rows = math.ceil(num / num_cols)
     fig = Figure(figsize=(num_cols * side, num_rows * side * height / width))
     plot_image(fig.add_axes((0, 0, 1, 1)), mosaic(stretch_contrast(tiles), num_cols))
-    show(fig, alt=f"第一个卷积层的{num}个{height}×{width}卷积核，越亮权重越大", caption=caption)
+    alt = f"第一个卷积层的{num}个{height}×{width}卷积核，越亮权重越大"
+    show(fig, alt=alt, caption=caption, save=save)
 
 
-def show_feature_maps(net, X, *, num_maps=8, caption=None):
+@book_style()
+def show_feature_maps(net, X, *, num_maps=8, caption=None, save=None):
     """Display one image and feature maps made from it, a row for each spatial size in the net.
 
-    X: one image, (1, C, H, W) or (C, H, W), on any device. A row shows the last output of that size
-    before the net goes on to another, and of it the `num_maps` channels that vary most over the
-    image, each scaled to its own range. Modes and gradients of the net are left as they were.
+    X: one image, (1, C, H, W) or (C, H, W), on any device. A row shows the last output of a size
+    before the net goes on to another, in the order in which they are made, and of it the `num_maps`
+    channels that vary most over the image, each scaled to its own range. Modes and gradients of
+    the net are left as they were. save: a file to write as well, in the format of its ending.
+    Raises ValueError when `X` is no image or not the net's, and for a net without feature maps.
     """
     X = torch.as_tensor(X)
     X = X[None] if X.dim() == 3 else X
     if X.dim() != 4 or len(X) != 1:
         raise ValueError(f"X must be one image, (1, C, H, W) or (C, H, W), got {tuple(X.shape)}")
-    first = next(net.parameters(), X)
-    outputs = {}  # (height, width) -> the last output of that size
-    for _, output in layer_outputs(net, X.to(first.device, first.dtype)):
-        if output.dim() == 4 and output.shape[-1] > 1:
-            outputs[tuple(output.shape[2:])] = output[0].float().cpu()
-    if not outputs:
+    outputs = [output[0].float().cpu()
+               for _, output in layer_outputs(net, X.to(device_of(net), dtype_of(net)))
+               if output.dim() == 4 and output.shape[-1] > 1]  # fmt: skip
+    runs = itertools.groupby(outputs, key=lambda maps: maps.shape[1:])
+    rows = [list(run)[-1] for _, run in runs]
+    if not rows:
         raise ValueError(f"{type(net).__name__} has no feature maps (4-D outputs) for this image")
-    num_rows = len(outputs) + 1
-    fig = Figure(figsize=(PHONE, PHONE / (num_maps + 1.6) * num_rows), layout="constrained")
-    axes = fig.subplots(num_rows, 1)
-    image = X[0] if X.shape[1] in (1, 3) else X[0].mean(0)
-    _row(axes[0], [image], num_maps, f"input\n{X.shape[2]}×{X.shape[3]}")
-    for ax, maps in zip(axes[1:], outputs.values(), strict=True):
+    size = (PHONE_WIDTH, PHONE_WIDTH / (num_maps + 1.6) * (len(rows) + 1))
+    fig = Figure(figsize=size, layout="constrained")
+    axes = fig.subplots(len(rows) + 1, 1)
+    image = X[0] if is_image(X.shape[1:]) else X[0].float().mean(0)
+    _row(axes[0], [shrink(image)], num_maps, f"input\n{X.shape[2]}×{X.shape[3]}")
+    for ax, maps in zip(axes[1:], rows, strict=True):
         chosen = maps.flatten(1).std(1).topk(min(num_maps, len(maps))).indices.sort().values
-        _row(ax, stretch_contrast(maps[chosen]), num_maps, shape_text(maps.shape))
-    sizes = "、".join(shape_text(maps.shape) for maps in outputs.values())
-    show(fig, alt=f"一幅输入图像和网络由它得到的特征图，自上而下的大小：{sizes}", caption=caption)
+        tiles = [shrink(tile) for tile in stretch_contrast(maps[chosen])]
+        _row(ax, tiles, num_maps, shape_text(maps.shape))
+    sizes = "、".join(shape_text(maps.shape) for maps in rows)
+    alt = f"一幅输入图像和网络由它得到的特征图，自上而下的大小：{sizes}"
+    show(fig, alt=alt, caption=caption, save=save)
 
 
-def _row(ax, images, num_cols, label):
+def _row(ax, tiles, num_cols, label):
     """One row of images with room for `num_cols` and a label on its left."""
-    tiles = torch.stack([shrink(image) for image in images])
+    tiles = torch.stack(tiles)
     repeat = math.ceil(28 / min(tiles.shape[1:3]))  # so that the gaps are alike in all rows
     tiles = tiles.repeat_interleave(repeat, 1).repeat_interleave(repeat, 2)
-    blank = tiles.new_full((num_cols - len(tiles), *tiles.shape[1:]), float("nan"))
-    plot_image(ax, mosaic(torch.cat([tiles, blank]), num_cols, gap=round(tiles.shape[1] / 14)))
+    plot_image(ax, mosaic(tiles, num_cols, gap=round(tiles.shape[1] / 14)))
     ax.text(-0.01, 0.5, label, transform=ax.transAxes, ha="right", va="center", fontsize=9)
 
 
-def show_confusion(net, data_iter, class_names=None, *, num_pairs=3, device=None, caption=None):
+@book_style()
+def show_confusion(
+    net, data_iter, class_names=None, *, num_pairs=3, device=None, caption=None, save=None
+):
     """Display the confusion matrix of `net` over `data_iter`, and the most confused pairs.
 
     data_iter: iterable of (X, y), y whole numbers (B,). Rows of the matrix are true classes,
-    columns predictions. Under it, for the `num_pairs` most frequent errors, up to 8 images each.
-    class_names: one a class; if None, `data_iter.dataset.classes`, which Fashion-MNIST's iterators
-    have, else numbers. device: the net's, where X is sent; found from its first parameter if None.
+    columns predictions. Under it, for the `num_pairs` most frequent errors, up to 8 images each,
+    where X are images. class_names: one a class; if None, `data_iter.dataset.classes`, which
+    Fashion-MNIST's iterators have, else numbers. device: the net's, where X is sent; found from its
+    first parameter if None. save: a file to write as well, in the format of its ending.
     """
-    if device is None:
-        device = device_of(net)
+    device = torch.device(device_of(net) if device is None else device)
     counts, examples = 0, {}
-    for X, scores, y in predictions(net, data_iter, torch.device(device), "data_iter"):
+    for X, scores, y in predictions(net, data_iter, device, "data_iter"):
         num = scores.shape[1]
         y, guesses = y.cpu(), scores.argmax(1).cpu()
         counts += torch.bincount(y * num + guesses, minlength=num * num).view(num, num)
         for i in (y != guesses).nonzero().flatten().tolist():
             found = examples.setdefault((y[i].item(), guesses[i].item()), [])
-            if len(found) < 8:
+            if len(found) < MOST_IMAGES and is_image(X.shape[1:]):
                 found.append(shrink(X[i]))
     names = class_names
     if names is None:  # those of the data set, where it has a name for each score
         names = getattr(getattr(data_iter, "dataset", None), "classes", None) or ()
-        names = names if len(names) == len(counts) else [str(i) for i in range(len(counts))]
-    if len(names) != len(counts):
+        names = names if len(names) == len(counts) else list(map(str, range(len(counts))))
+    if isinstance(names, str) or len(names) != len(counts):
         raise ValueError(f"class_names has {len(names)} entries for {len(counts)} classes")
     pairs = sorted(examples, key=lambda pair: (-counts[pair].item(), pair))[:num_pairs]
-    fig = Figure(figsize=(PHONE, 4.2 + 0.7 * len(pairs)), layout="constrained")
-    axes = fig.subplots(1 + len(pairs), 1, height_ratios=[4.2] + [0.7] * len(pairs), squeeze=False)
-    _matrix(axes[0, 0], counts, names)
-    words = []
-    for ax, (true, guess) in zip(axes[1:, 0], pairs, strict=True):
-        number = counts[true, guess].item()
-        tiles = torch.stack(examples[true, guess])
-        blank = torch.full((8 - len(tiles), *tiles.shape[1:]), float("nan"))
-        plot_image(ax, mosaic(torch.cat([tiles, blank]), 8, gap=3))
-        ax.set_title(f"{names[true]} taken for {names[guess]}: {number}", fontsize=9, loc="left")
-        words.append(f"{names[true]}被认作{names[guess]}{number}次")
     correct = counts.diagonal().sum().item()
-    alt = f"混淆矩阵：{counts.sum().item():,}个样本中{correct:,}个预测正确"
-    show(fig, alt="；".join([alt, *words]), caption=caption)
+    words = [f"混淆矩阵：{counts.sum().item():,}个样本中{correct:,}个预测正确"]
+    words += [f"{names[true]}被认作{names[guess]}{counts[true, guess]}次" for true, guess in pairs]
+    rows = [4.2] + [0.7 for pair in pairs if examples[pair]]
+    fig = Figure(figsize=(PHONE_WIDTH, sum(rows)), layout="constrained")
+    axes = fig.subplots(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0]
+    _matrix(axes[0], counts, names)
+    for ax, (true, guess) in zip(axes[1:], pairs, strict=False):
+        plot_image(ax, mosaic(torch.stack(examples[true, guess]), MOST_IMAGES, gap=3))
+        title = f"{names[true]} taken for {names[guess]}: {counts[true, guess]}"
+        ax.set_title(title, fontsize=9, loc="left")
+    show(fig, alt="；".join(words), caption=caption, save=save)
 
 
 def _matrix(ax, counts, names):
     """The matrix with numbers; the fill is stronger the larger the share of the true class."""
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
     cells = torch.empty(*counts.shape, 4)
-    cells[..., :3] = torch.tensor(rgb(BLUE))
+    cells[..., :3] = torch.tensor(to_rgb(BLUE))
     cells[..., 3] = 0.65 * share.sqrt()
     ax.imshow(cells.numpy(), interpolation="none")
-    for (i, j), number in zip(
-        torch.cartesian_prod(*map(torch.arange, counts.shape)).tolist(),
-        counts.flatten().tolist(),
-        strict=True,
-    ):
-        if number:
-            ax.text(j, i, number, ha="center", va="center", fontsize=8)
+    for i, j in counts.nonzero().tolist():
+        ax.text(j, i, counts[i, j].item(), ha="center", va="center", fontsize=8)
     ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=9)
     ax.set_yticks(range(len(names)), names, fontsize=9)
     ax.set_xlabel("predicted", fontsize=9)

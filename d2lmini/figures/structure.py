@@ -1,15 +1,21 @@
 """What a network consists of: layers, groups of layers, and paths side by side.
 
-`arrange` finds series and parallel paths from nothing but who takes whose output.
+`arrange` finds series and parallel paths from nothing but who takes whose output, by reduction
+(Valdes, Tarjan and Lawler, 1982): a unit with one way in and one way out becomes part of a longer
+way, ways between the same two units become parallel paths, until one way is left. Where paths
+cross, what lies between two points that all data pass is left whole.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
-__all__ = ["IN", "OUT", "Group", "Layer", "Parallel", "arrange", "layers_of"]
+__all__ = ["IN", "Group", "Layer", "Parallel", "arrange", "layers_of", "network_data",
+           "number_layers"]  # fmt: skip
 
 IN, OUT = "input", "output"  # stand among the layers for the network's own input and output
+CROSSING = "交叉路径"  # name of what is left whole
 
 
 @dataclass(eq=False)
@@ -18,21 +24,25 @@ class Layer:
 
     `kind` is conv, pool, fc, elementwise, reshape, join, identity or other. `operation` and
     `settings` make its label in the field's notation, `facts` are (name, value) pairs such as
-    ('步幅', '4'). `shape` is the output's without the batch axis; `params` counts parameters,
-    `flops` those of one example.
+    ('步幅', '4'), `options` is what else tells it from others of its label. `shape` is that of the
+    first output without the batch axis; `params` counts parameters, of weights used before none,
+    `flops` those of one example: two for each multiply-add of convolutions and matrix products.
     """
 
     name: str  # path inside the net, '' for a function
-    kind: str
-    operation: str
+    kind: str = "other"
+    operation: str = ""
     settings: str = ""
     facts: tuple = ()
+    options: str = ""
     shape: tuple = ()
     params: int = 0
     flops: int = 0
-    operands: list = field(default_factory=list)  # for each tensor it takes: layer, IN or None
-    rule: dict | None = None  # what it makes of a shape (see `rules`), None where not known
-    groups: tuple = ()  # calls of the container modules around it, outermost first
+    is_shared: bool = False  # all its weights have served before
+    # For each tensor that it takes: layer, IN or None.
+    operands: list = field(default_factory=list, repr=False)
+    rule: dict | None = None  # what it makes of a shape (see `layers`), None where not known
+    groups: tuple = field(default=(), repr=False)  # calls of the containers around it, from outside
 
     @property
     def inputs(self):
@@ -50,14 +60,17 @@ class Layer:
 class Group:
     """One call of a module with children. `items` (Layer, Group, Parallel) run one after another.
 
-    `items` is None where the data flow is not made of series and parallel paths.
+    `items` is None where the data flow is not made of series and parallel paths: it is drawn whole.
     """
 
     name: str
     class_name: str
     items: list | None = None
-    layers: list = field(default_factory=list)  # all layers inside, in the order they ran
-    other_params: int = 0  # of the root: parameters that no layer holds, such as position codes
+    layers: list = field(default_factory=list, repr=False)  # all inside, in the order they ran
+    # Of the root:
+    other_params: int = 0  # parameters that no layer holds, such as those that are not used
+    input_shapes: list = field(default_factory=list)  # without the batch axis
+    outputs: list = field(default_factory=list)  # of each tensor: layer (or IN), shape
 
     @property
     def params(self):
@@ -78,108 +91,147 @@ class Parallel:
 
     paths: list  # of lists of items; an empty list is a skip connection
 
-    @property
-    def layers(self):
-        return [layer for path in self.paths for layer in layers_of(path)]
-
 
 def layers_of(items):
-    """The layers in items, in order."""
-    return [
-        layer for item in items for layer in ([item] if isinstance(item, Layer) else item.layers)
-    ]
+    """The layers in items, in order; of a group those that its own items have."""
+    for item in items:
+        if isinstance(item, Layer):
+            yield item
+        elif isinstance(item, Parallel):
+            for path in item.paths:
+                yield from layers_of(path)
+        else:
+            yield from item.layers if item.items is None else layers_of(item.items)
 
 
 def arrange(layers, outputs, depth=0):
     """Order the layers of one group into series and parallel items, or None if they are not that.
 
     `outputs` are the layers whose tensors leave the group, `depth` is the number of containers
-    around it.
+    around it. Layers that the input does not reach or the output does not need are left out, and
+    a group that takes or gives tensors of several layers is open: its layers stand for themselves.
     """
-    owner = {}  # layer -> the layer itself or the group directly below that holds it
-    for layer in layers:
-        owner[layer] = layer.groups[depth] if len(layer.groups) > depth else layer
-    order = [IN, *dict.fromkeys(owner.values()), OUT]
-    before = {unit: [] for unit in order}
-    leaving = {unit: [] for unit in order}
-    for layer in layers:
-        for source in layer.inputs:
-            source_unit = owner.get(source, IN)
-            if source_unit is not owner[layer]:
-                before[owner[layer]].append(source_unit)
-                leaving[source_unit].append(source)
-    for source in outputs:
-        before[OUT].append(owner.get(source, IN))
-        leaving[owner.get(source, IN)].append(source)
-    for unit in order:
-        if isinstance(unit, Group) and unit.items is None:
-            unit.items = arrange(unit.layers, list(dict.fromkeys(leaving[unit])), depth + 1)
-    return _series_parallel(order, {unit: list(dict.fromkeys(b)) for unit, b in before.items()})
-
-
-def _series_parallel(order, before):
-    """Items from IN to OUT. `order` lists the units (IN first, OUT last), `before` what feeds each.
-
-    Units that the input does not reach or the output does not need are left out.
-    """
-    reached = {IN}
-    for unit in order:
-        if any(source in reached for source in before[unit]):
+    opened = set()
+    while True:
+        owner, depths = {}, {}  # the layer itself or the outermost closed group that holds it
+        for layer in layers:
+            groups = enumerate(layer.groups[depth:], start=depth + 1)
+            inside, owner[layer] = next((x for x in groups if x[1] not in opened), (0, layer))
+            depths[owner[layer]] = inside
+        before = {unit: {} for unit in (IN, *owner.values(), OUT)}  # who feeds it, as it takes them
+        taken, leaving = ({unit: {} for unit in before} for _ in range(2))
+        takes = [(owner[layer], source) for layer in layers for source in layer.inputs]
+        for unit, source in (*takes, *((OUT, source) for source in outputs)):
+            if owner.get(source, IN) is not unit:
+                before[unit][owner.get(source, IN)] = taken[unit][source] = True
+                leaving[owner.get(source, IN)][source] = True
+        groups = [unit for unit in before if isinstance(unit, Group)]
+        several = {unit for unit in groups if len(taken[unit]) > 1 or len(leaving[unit]) > 1}
+        if not several:
+            break
+        opened |= several
+    for unit in groups:
+        if unit.items is None:
+            unit.items = arrange(unit.layers, list(leaving[unit]), depths[unit])
+    reached, needed = {IN}, {OUT}
+    for unit in before:
+        if not reached.isdisjoint(before[unit]):
             reached.add(unit)
-    needed = {OUT}
-    for unit in reversed(order):
+    for unit in reversed(before):
         if unit in needed:
             needed.update(before[unit])
-    kept = [unit for unit in order if unit in reached and unit in needed]
-    if IN not in kept or OUT not in kept:
+    order = [unit for unit in before if unit in reached and unit in needed]
+    return _reduce(order, before) if {IN, OUT} <= set(order) else None
+
+
+def _reduce(order, before):
+    """Items from IN to OUT. `order` lists units in the order they ran, `before` who feeds each."""
+    ways = {unit: {} for unit in order}  # from, to -> [(place among what `to` takes, items)]
+    sources = {unit: set() for unit in order}
+    for target in order:
+        for place, unit in enumerate(u for u in before[target] if u in ways):
+            ways[unit][target] = [(place, [])]
+            sources[target].add(unit)
+    waiting = order[-2:0:-1]
+    while waiting:
+        unit = waiting.pop()
+        if unit not in ways or len(sources[unit]) != 1 or len(ways[unit]) != 1:
+            continue
+        (start,), ((end, onwards),) = sources.pop(unit), ways.pop(unit).items()
+        items = [*_join(ways[start].pop(unit)), unit, *_join(onwards)]
+        ways[start].setdefault(end, []).append((min(place for place, _ in onwards), items))
+        sources[end] = sources[end] - {unit} | {start}
+        waiting += [x for x in (start, end) if x not in (IN, OUT)]
+    left = [unit for unit in order if unit in ways]
+    position = {unit: i for i, unit in enumerate(left)}
+    items, start, furthest = [], 0, 0  # the last unit that all data pass; how far ways lead past it
+    for i, unit in enumerate(left):
+        if i and i == furthest:  # all data pass here
+            between = ways[left[start]].pop(unit, [])
+            inside = left[start + 1 : i]
+            if inside:  # paths cross: left whole, but for what leads past it
+                paths = [path for u in left[start:i] for way in ways[u].values() for _, path in way]
+                found = set(layers_of([*inside, *itertools.chain(*paths)]))
+                whole = [layer for layer in layers_of(order[1:-1]) if layer in found]
+                place = min(place for u in inside for place, _ in ways[u].get(unit, ()))
+                between.append((place, [Group("", CROSSING, layers=whole)]))
+            items += [*_join(between), unit]
+            start = i
+        furthest = max([furthest, *(position[target] for target in ways[unit])])
+    *items, _ = items  # but OUT
+    is_whole = len(items) == 1 and isinstance(items[0], Group) and items[0].class_name == CROSSING
+    return None if is_whole else items
+
+
+def _join(ways):
+    """The items of several ways between the same two units, in the order in which the end takes
+    them."""
+    paths = [path for _, path in sorted(ways, key=lambda way: way[0])]
+    if len(paths) == 1:
+        return paths[0]
+    for i, path in enumerate(paths):
+        if all(layer.kind == "identity" for layer in layers_of(path)):
+            paths[i] = []  # a shortcut on which nothing happens
+    return [Parallel(paths)]
+
+
+def network_data(root):
+    """A traced network for the site's script, or None where a part of it is not known.
+
+        {"c": 1, "side": 28, "layers": [
+            {"op": "conv", "k": 5, "p": 2, "o": 6, "w": 156},
+            {"op": "same"},
+            {"op": "pool", "k": 2, "s": 2}, ...]}
+
+    c, side     the input is c×side×side
+    layers      rules (see `layers`) in the order they ran; the input is number 0, the first layer 1
+    from        numbers of those whose outputs a layer takes; left out where it is the one before
+    w           parameters, shared ones counted once; left out where there are none; beside
+                `layers`: those that no layer holds
+    tied        1 in each `fc` of a network where a weight serves two of them, so that none is to be
+                thought of another size
+
+    A pair stands where the two directions differ, one number where they are equal; 1 for a stride,
+    dilation or groups, and 0 for padding, are left out.
+    """
+    (shape, *more), numbers = root.input_shapes, number_layers(root)
+    if more or len(shape) != 3 or shape[1] != shape[2] or not root.layers or len(root.outputs) != 1:
         return None
-    before = {unit: [source for source in before[unit] if source in kept] for unit in kept}
-    after = {unit: [target for target in kept if unit in before[target]] for unit in kept}
-    # Post-dominators: the units that every way from here to the output passes, nearest first.
-    passed = {OUT: [OUT]}
-    for unit in reversed(kept[:-1]):
-        common = set.intersection(*(set(passed[target]) for target in after[unit]))
-        passed[unit] = [unit, *(target for target in kept if target in common)]
-    seen = []
-
-    def series(unit, end):
-        items = []
-        while unit is not end:
-            if unit in seen:
-                raise _NotSeriesParallel
-            if unit is not IN:
-                seen.append(unit)
-                items.append(unit)
-            if len(after[unit]) == 1:
-                unit = after[unit][0]
-            else:
-                join = passed[unit][1]
-                items.append(Parallel(parallel(unit, join)))
-                unit = join
-        return items
-
-    def parallel(fork, join):
-        """The paths from fork to join, in the order in which the join takes them."""
-        paths = []
-        for target in after[fork]:
-            start = len(seen)
-            path = series(target, join)
-            ends = [
-                before[join].index(unit)
-                for unit in (seen[start:] if path else [fork])
-                if unit in before[join]
-            ]
-            if all(layer.kind == "identity" for layer in layers_of(path)):
-                path = []  # a shortcut on which nothing happens
-            paths.append((min(ends), path))
-        return [path for _, path in sorted(paths, key=lambda pair: pair[0])]
-
-    try:
-        items = series(IN, OUT)
-    except _NotSeriesParallel:
-        return None
-    return items if len(seen) == len(kept) - 2 else None
+    linear = [layer for layer in root.layers if layer.rule and layer.rule["op"] == "fc"]
+    tied = any(layer.params < layer.rule["i"] * layer.rule["o"] for layer in linear)
+    layers = []
+    for number, layer in enumerate(root.layers, start=1):
+        takes, rule = [numbers.get(operand) for operand in layer.operands], layer.rule
+        num = {None: 0, "add": 2, "cat": len(takes)}.get(rule and rule["op"], 1)
+        if not num or len(takes) != num or None in takes:
+            return None
+        rule = {**rule, "tied": 1} if rule["op"] == "fc" and tied else rule
+        rule = {**rule, "from": takes} if takes != [number - 1] else rule
+        layers.append({**rule, **({"w": layer.params} if layer.params else {})})
+    others = {"w": root.other_params} if root.other_params else {}
+    return {"c": shape[0], "side": shape[1], **others, "layers": layers}
 
 
-class _NotSeriesParallel(Exception):
-    """Paths cross: the data flow cannot be drawn as columns side by side."""
+def number_layers(root):
+    """Layer -> its number in `network_data`; the input's is 0."""
+    return {IN: 0, **{layer: number for number, layer in enumerate(root.layers, start=1)}}

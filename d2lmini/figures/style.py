@@ -1,22 +1,10 @@
 """What the pictures have in common: kinds of layers, colours, widths, and numbers as text."""
 
-__all__ = [
-    "BLUE",
-    "CURVES",
-    "GREY",
-    "KINDS",
-    "ORANGE",
-    "PAGE",
-    "PHONE",
-    "drawn_kind",
-    "flops_text",
-    "rgb",
-    "shape_text",
-    "share_text",
-]
+__all__ = ["BLUE", "CURVES", "GREY", "KINDS", "ORANGE", "PAGE_WIDTH", "PHONE_WIDTH", "drawn_kind",
+           "flops_text", "shape_text", "share_text"]  # fmt: skip
 
 BLUE, ORANGE, GREY = "#2f7fd1", "#e08a1e", "#888888"  # readable on white and on dark pages
-PHONE, PAGE = 4.4, 6.4  # widths of matplotlib's figures, inches: legible on a phone, and at most
+PHONE_WIDTH, PAGE_WIDTH = 4.4, 6.4  # of matplotlib's figures, inches: legible on a phone; at most
 
 # Line and marker of each of many curves, all different: they are told apart in grey too.
 CURVES = [(line, marker) for line in ("-", "--", ":", "-.") for marker in "osD^vP*X"]
@@ -35,11 +23,6 @@ KINDS = {
 def drawn_kind(kind):
     """The kind in whose colour a layer of `kind` is drawn."""
     return kind if kind in KINDS else "other"
-
-
-def rgb(colour):
-    """'#ff0000' as (1.0, 0.0, 0.0)."""
-    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
 
 
 def shape_text(shape):

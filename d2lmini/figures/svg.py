@@ -7,25 +7,15 @@ from html import escape
 
 from d2lmini.figures.style import KINDS
 
-__all__ = [
-    "FONT",
-    "SMALL",
-    "TEXT",
-    "arrow",
-    "box_behind",
-    "box_outline",
-    "details_panel",
-    "frame_outline",
-    "line",
-    "path_bars",
-    "text",
-    "text_width",
-    "two_line_text",
-]
+__all__ = ["FONT", "SMALL", "TEXT", "arrow", "box_behind", "box_outline", "details_panel",
+           "frame_outline", "line", "more_bars", "path", "path_bars", "rect", "text", "text_width",
+           "two_line_text"]  # fmt: skip
 
 FONT = "Arial,'Helvetica Neue',Helvetica,'Liberation Sans','DejaVu Sans',sans-serif"
 TEXT, SMALL = 12, 11  # font sizes
 DETAILS_LINE = 15  # height of a line in the details
+PANEL = 'fill="#26323f" stroke="#9aa7b4"'
+DASHES = {"dashed": ' stroke-dasharray="6 3"', "dotted": ' stroke-dasharray="1.5 2.5"'}
 
 
 def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None):
@@ -39,10 +29,8 @@ def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None):
 
 def two_line_text(x, y, first, second, size, line_height):
     """One text on two centred lines."""
-    return (
-        f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="middle">{escape(first)} '
-        f'<tspan x="{x:g}" dy="{line_height}">{escape(second)}</tspan></text>'
-    )
+    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="middle">{escape(first)} '
+            f'<tspan x="{x:g}" dy="{line_height}">{escape(second)}</tspan></text>')  # fmt: skip
 
 
 def text_width(words, size, bold=False):
@@ -54,12 +42,14 @@ def text_width(words, size, bold=False):
     return round(em * size * (1.1 if bold else 1), 1)
 
 
+def path(d, colour="currentColor", width=1.2):
+    """A line without a fill."""
+    return f'<path d="{d}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+
+
 def line(x1, y1, x2, y2, colour="currentColor", width=1.2):
     """A straight line."""
-    return (
-        f'<path d="M{x1:g} {y1:g}L{x2:g} {y2:g}" fill="none" stroke="{colour}" '
-        f'stroke-width="{width}"/>'
-    )
+    return path(f"M{x1:g} {y1:g}L{x2:g} {y2:g}", colour, width)
 
 
 def arrow(x, y1, y2):
@@ -68,45 +58,37 @@ def arrow(x, y1, y2):
     return line(x, y1, x, y2 - 5) + head
 
 
+def rect(x, y, width, height, radius, style):
+    """A rectangle; `style` is the rest of its attributes."""
+    return (f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="{radius:g}" '
+            f'{style}/>')  # fmt: skip
+
+
 def box_outline(kind, x, y, width, height):
     """A box in the colour and outline of its kind."""
     colour, outline, _ = KINDS[kind]
     radius = min(height / 2, 13) if outline == "round" else min(5, height / 4)
-    dash = {"dashed": ' stroke-dasharray="6 3"', "dotted": ' stroke-dasharray="1.5 2.5"'}
-    rect = (
-        f'<rect class="d2lm-edge" x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" '
-        f'rx="{radius:g}" fill="{colour}" stroke="{colour}" fill-opacity=".17" stroke-width="1.5"'
-        f"{dash.get(outline, '')}/>"
-    )
+    box = rect(x, y, width, height, radius,
+               f'class="d2lm-edge" fill="{colour}" stroke="{colour}" fill-opacity=".17" '
+               f'stroke-width="1.5"{DASHES.get(outline, "")}')  # fmt: skip
     if outline == "double":
-        rect += (
-            f'<rect x="{x + 3:g}" y="{y + 3:g}" width="{width - 6:g}" height="{height - 6:g}" '
-            f'rx="3" fill="none" stroke="{colour}" stroke-width=".8"/>'
-        )
+        inner = f'fill="none" stroke="{colour}" stroke-width=".8"'
+        box += rect(x + 3, y + 3, width - 6, height - 6, 3, inner)
     if outline == "sides":
-        rect += (
-            f'<path d="M{x + 5:g} {y:g}v{height:g}M{x + width - 5:g} {y:g}v{height:g}" '
-            f'fill="none" stroke="{colour}"/>'
-        )
-    return rect
+        box += path(f"M{x + 5:g} {y:g}v{height:g}M{x + width - 5:g} {y:g}v{height:g}", colour, 1)
+    return box
 
 
 def box_behind(kind, x, y, width, height, offset):
     """What shows of an equal box that lies `offset` behind a box."""
-    return (
-        f'<path d="M{x + width:g} {y + offset:g}h{offset - 4:g}q4 0 4 4v{height - 8:g}q0 4-4 4'
-        f'h{8 - width:g}q-4 0-4-4v{4 - offset:g}" fill="none" stroke="{KINDS[kind][0]}" '
-        f'stroke-width="1.2"/>'
-    )
+    return path(f"M{x + width:g} {y + offset:g}h{offset - 4:g}q4 0 4 4v{height - 8:g}q0 4-4 4"
+                f"h{8 - width:g}q-4 0-4-4v{4 - offset:g}", KINDS[kind][0])  # fmt: skip
 
 
 def frame_outline(x, y, width, height):
     """A dashed frame."""
-    return (
-        f'<rect class="d2lm-edge" x="{x:g}" y="{y:g}" width="{width:g}" '
-        f'height="{height:g}" rx="8" fill="#888" fill-opacity=".07" stroke="#888" '
-        f'stroke-width="1" stroke-dasharray="2 3"/>'
-    )
+    return rect(x, y, width, height, 8, 'class="d2lm-edge" fill="#888" fill-opacity=".07" '
+                'stroke="#888" stroke-width="1" stroke-dasharray="2 3"')  # fmt: skip
 
 
 def path_bars(paths, middle, y, width):
@@ -114,25 +96,26 @@ def path_bars(paths, middle, y, width):
 
     paths: (kinds of its layers, channels as text) for each path.
     """
-    step = min(44, (width - 16) / len(paths))
+    step, end = min(44, (width - 16) / len(paths)), y + 22 + more_bars(paths)
     bar_width = step - 8
     centres = [middle + (i - (len(paths) - 1) / 2) * step for i in range(len(paths))]
 
     def bar(kind, x, y, width):
-        return (
-            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="5" rx="1.5" '
-            f'fill="{KINDS[kind][0]}"/>'
-        )
+        return rect(x, y, width, 5, 1.5, f'fill="{KINDS[kind][0]}"')
 
     parts = [line(centres[0], y, centres[-1], y, width=0.8)]
     for (kinds, channels), x in zip(paths, centres, strict=True):
-        parts.append(line(x, y, x, y + 22, width=0.8))
-        for i, kind in enumerate(reversed(kinds[-2:])):
-            parts.append(bar(kind, x - bar_width / 2, y + 12 - 8 * i, bar_width))
-        parts.append(text(x, y + 37, channels, SMALL))
-    left = centres[0] - bar_width / 2
-    parts.append(bar("join", left, y + 21, centres[-1] - centres[0] + bar_width))
-    return "".join(parts)
+        parts.append(line(x, y, x, end, width=0.8))
+        for i, kind in enumerate(reversed(kinds)):
+            parts.append(bar(kind, x - bar_width / 2, end - 10 - 8 * i, bar_width))
+        parts.append(text(x, end + 15, channels, SMALL))
+    whole = centres[-1] - centres[0] + bar_width
+    return "".join([*parts, bar("join", centres[0] - bar_width / 2, end - 1, whole)])
+
+
+def more_bars(paths):
+    """The height that `path_bars` takes beyond that of two layers on a path."""
+    return 8 * max(0, max(len(kinds) for kinds, _ in paths) - 2)
 
 
 def details_panel(index, box, lines, page):
@@ -150,8 +133,5 @@ def details_panel(index, box, lines, page):
         text(x + 8, y + 16 + DETAILS_LINE * i, words, SMALL, anchor="start", bold=i == 0)
         for i, words in enumerate(lines)
     )
-    return (
-        f'<g class="d2lm-tip d2lm-t{index}" visibility="hidden" pointer-events="none" '
-        f'aria-hidden="true"><rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height}" '
-        f'rx="5" fill="#26323f" stroke="#9aa7b4"/>{texts}</g>'
-    )
+    return (f'<g class="d2lm-tip d2lm-t{index}" visibility="hidden" pointer-events="none" '
+            f'aria-hidden="true">{rect(x, y, width, height, 5, PANEL)}{texts}</g>')  # fmt: skip

@@ -9,78 +9,81 @@ them runs on its own device instead.
 
 import contextlib
 import copy
+import functools
+import re
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from d2lmini.figures.notation import describe_function, describe_module
-from d2lmini.figures.rules import rule_of_function, rule_of_module
+from d2lmini.figures.layers import describe_function, describe_module
 from d2lmini.figures.structure import IN, Group, Layer, arrange
-from d2lmini.network import evaluation_mode
+from d2lmini.network import device_of, dtype_of, evaluation_mode, is_lazy, uncompiled
 
 __all__ = ["layer_outputs", "trace", "trace_all"]
 
-SILENT = {"clone", "contiguous", "detach", "to"}  # functions that pass a tensor on as it is
+SILENT = {"clone", "contiguous", "detach", "to", "type_as", "float", "expand", "expand_as"}
+CONSTANTS = {f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")} | {
+    f"new_{kind}" for kind in ("zeros", "ones", "empty", "full", "tensor")
+}  # functions that take of a tensor its shape alone
 
 
 def trace_all(nets, input_shape, labels=None):
-    """(label, shape, root) for each net, `root` as `trace` returns it.
+    """(label, root) for each net, `root` as `trace` returns it.
 
-    nets: `nn.Module`s, at least one. input_shape: one shape for all, or a list with one a net,
-    batch axis first. labels: a text a net, none if None. TypeError or ValueError names the argument
-    that does not fit.
+    nets: `nn.Module`s, at least one. input_shape: what `trace` takes, one for all or a list with
+    one a net. labels: a text a net, none if None. TypeError or ValueError names the argument that
+    does not fit.
     """
     if not nets:
         raise TypeError("no net given: pass at least one nn.Module")
-    if isinstance(input_shape, (str, int)) or not len(input_shape):
-        raise TypeError(
-            f"input_shape must be a shape such as (1, 1, 224, 224) or a list of "
-            f"shapes, got {input_shape!r}"
-        )
-    shapes = [input_shape] * len(nets) if isinstance(input_shape[0], int) else list(input_shape)
+    is_tensor = isinstance(input_shape, torch.Tensor)
+    if not is_tensor and (isinstance(input_shape, (str, int)) or not len(input_shape)):
+        raise TypeError(f"input_shape must be a shape such as (1, 1, 224, 224), an example, or a "
+                        f"list with one a net; got {input_shape!r}")  # fmt: skip
+    if isinstance(labels, str):
+        raise TypeError(f"labels must be a list with one text a net, got {labels!r}")
+    examples = int, torch.Tensor if isinstance(input_shape, tuple) else int
+    is_one = is_tensor or isinstance(input_shape[0], examples)
+    shapes = [input_shape] * len(nets) if is_one else list(input_shape)
     labels = [""] * len(nets) if labels is None else list(labels)
     for name, values in (("input_shape", shapes), ("labels", labels)):
         if len(values) != len(nets):
             raise ValueError(
                 f"{name} has {len(values)} entries for {len(nets)} nets: give one for each"
             )
-    return [
-        (label, tuple(shape), trace(net, shape))
-        for label, shape, net in zip(labels, shapes, nets, strict=True)
-    ]
+    return list(zip(labels, map(trace, nets, shapes), strict=True))
 
 
 def trace(net, input_shape):
-    """Run `net` on an input of `input_shape` (batch axis first) and return its root `Group`.
+    """Run `net` once and return its root `Group`.
+
+    input_shape: the shape of an image, batch axis first; or an example of what the net takes, where
+    that is no floating-point tensor or more than one: a tensor, or a tuple of tensors.
 
     Modes, gradients, buffers, random state and device of the net stay as they were. Raises
-    TypeError when `net` is no module, ValueError when it cannot take an input of that shape.
+    TypeError when `net` is no module, ValueError when it does not take such an input.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be an nn.Module, got {type(net).__name__}")
-    input_shape = tuple(input_shape)
-    if not input_shape or not all(isinstance(n, int) and n > 0 for n in input_shape):
-        raise ValueError(
-            f"input_shape must be positive integers, batch size first, such as "
-            f"(1, 1, 224, 224); got {input_shape}"
-        )
-    first = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-    if any(isinstance(p, UninitializedParameter) for p in net.parameters()):
-        net = copy.deepcopy(net)  # the first run gives a lazy layer its shape: not the caller's
-        recorder = _run(net, torch.zeros(input_shape, dtype=first.dtype, device=first.device))
-    else:
-        try:
-            x = torch.zeros(input_shape, dtype=first.dtype, device="meta")
-            recorder = _run(net, x, on_meta=True)
-        except Exception:  # e.g. forward looks at values: run it for real
-            recorder = _run(net, torch.zeros(input_shape, dtype=first.dtype, device=first.device))
+    inputs = (input_shape,) if isinstance(input_shape, torch.Tensor) else tuple(input_shape)
+    if not all(isinstance(x, torch.Tensor) for x in inputs):
+        if not all(isinstance(n, int) and n > 0 for n in inputs):
+            raise ValueError(f"input_shape must be positive integers, batch size first, such as "
+                             f"(1, 1, 224, 224); got {inputs}")  # fmt: skip
+        inputs = (torch.zeros(inputs, dtype=dtype_of(net), device="meta"),)
+    net = uncompiled(net)
+    net = copy.deepcopy(net) if is_lazy(net) else net  # its first run would give it its shape
+    try:
+        recorder = _run(net, inputs, on_meta=not is_lazy(net))
+    except Exception:  # e.g. forward looks at values: run it for real
+        recorder = _run(net, inputs)
     layers = [layer for layer, _ in recorder.steps]
-    root = Group("", type(net).__name__, layers=layers)
+    root = Group("", type(net).__name__, layers=layers, outputs=recorder.outputs)
     root.other_params = sum(p.numel() for p in net.parameters()) - root.params
-    root.items = arrange(layers, recorder.outputs)
+    root.input_shapes = [tuple(x.shape[1:]) for x in inputs]
+    root.items = arrange(layers, [layer for layer, _ in root.outputs])
     return root
 
 
@@ -90,61 +93,87 @@ def layer_outputs(net, X):
     The net is left alone as by `trace`. Of a layer with several outputs the first is given; one
     without a tensor is left out. Raises ValueError when the net does not take `X`.
     """
-    return [(layer, output) for layer, output in _run(net, X).steps if output is not None]
+    net = copy.deepcopy(net) if is_lazy(net) else net
+    return [(layer, output) for layer, output in _run(net, (X,)).steps if output is not None]
 
 
-def _run(net, x, on_meta=False):
-    """Run `net` once in evaluation mode and return the `_Recorder`."""
-    first = next(net.parameters(), x)
-    devices = [first.device] if first.device.type == "cuda" else []
-    recorder = _Recorder(FlopCounterMode(display=False), x)
+def _run(net, inputs, on_meta=False):
+    """Run `net` once in evaluation mode and return the `_Recorder`.
+
+    On the meta device its weights, too, have stand-ins there meanwhile; else `inputs` are moved to
+    the net's device, and its buffers put back afterwards.
+    """
+    device, stand_ins, state = device_of(net), {}, {}
+    # Tied weights stay tied. Named by their modules, each once: of two names for one module, the
+    # stand-ins would stay.
+    for prefix, module in net.named_modules() if on_meta else ():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                stand_in = stand_ins.setdefault(id(tensor), tensor.detach().to("meta"))
+                state[f"{prefix}.{name}" if prefix else name] = stand_in
+    device = torch.device("meta") if on_meta else device
+    inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True)
+                   for x in inputs)  # fmt: skip
+    weights = {id(stand_ins.get(id(p), p)) for p in net.parameters()}
+    recorder = _Recorder(FlopCounterMode(display=False), inputs, weights)
     try:
         with (
             evaluation_mode(net),
-            torch.random.fork_rng(devices),
+            _buffers_kept(net),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             recorder.counter,
             recorder.hooks(net),
             recorder,
         ):
-            output = _run_on_meta(net, x) if on_meta else net(x)
+            output = torch.func.functional_call(net, state, inputs, tie_weights=False)
     except Exception as error:
-        if on_meta:
-            raise
+        shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(
-            f"{type(net).__name__} does not take an input of shape {tuple(x.shape)}: {error}"
+            f"{type(net).__name__} does not take an input of shape {shapes}: {error}"
         ) from error
-    recorder.outputs = recorder.sources(output)
+    tensors = [(recorder.producer.get(id(x)), tuple(x.shape[1:])) for x in _tensors(output)]
+    recorder.outputs = [(layer, shape) for layer, shape in tensors if layer is not None]
     return recorder
 
 
-def _run_on_meta(net, X):
-    """`net(X)` in shapes alone: `X` and all weights stand on the meta device meanwhile."""
-    stand_ins = {}  # tied weights stay tied
-    # Named by their modules, each once: of two names for one module, the stand-ins would stay.
-    state = {
-        f"{prefix}.{name}" if prefix else name: stand_ins.setdefault(
-            id(tensor), tensor.detach().to("meta")
-        )
-        for prefix, module in net.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None
-    }
-    return torch.func.functional_call(net, state, (X.to("meta"),), tie_weights=False)
+@contextlib.contextmanager
+def _buffers_kept(net):
+    """Put the buffers of `net` back afterwards, as they were."""
+    kept = [(module, name, buffer, buffer.clone())
+            for module in net.modules() for name, buffer in module._buffers.items()
+            if buffer is not None and not nn.parameter.is_lazy(buffer)]  # fmt: skip
+    try:
+        yield
+    finally:
+        for module, name, buffer, values in kept:
+            buffer.copy_(values)
+            module._buffers[name] = buffer
 
 
 class _Recorder(TorchFunctionMode):
-    """Collects `Layer`s, in the order they run, from hooks and from functions between modules."""
+    """Collects `Layer`s, in the order they run, from hooks and from functions between modules.
 
-    def __init__(self, counter, x):
+    While a layer runs, it stands last in `running`, and what it calls is its own affair.
+    """
+
+    def __init__(self, counter, inputs, weights):
         super().__init__()
-        self.counter, self.batch = counter, len(x)
-        self.steps, self.outputs = [], []  # (layer, its first output), sources of the net's output
-        self.producer = {id(x): IN}
-        self.kept = [x]  # keeps tensors alive, so that no id is used twice
+        self.counter, self.input_shape = counter, tuple(inputs[0].shape)
+        self.batch = (*self.input_shape, 1)[0]
+        self.weights = weights  # ids of the net's parameters
+        self.steps, self.outputs = [], []  # (layer, its first output); (layer, shape) of the net's
+        self.producer = {}  # id of a tensor -> the layer that made it, or IN
+        self.kept = list(inputs)  # keeps tensors alive, so that no id is used twice
         self.running = []  # the modules being run: Group for containers, Layer for a leaf
         self.versions = {}  # of the running leaf's inputs, by id: torch counts writes to a tensor
         self.counted = set()  # parameters already counted (shared layers count once)
+        for i, x in enumerate(inputs, start=1):
+            self.producer[id(x)] = IN
+            if len(inputs) > 1:  # a box for each
+                layer = Layer("", operation=f"输入{i}", operands=[IN], shape=tuple(x.shape[1:]))
+                self.producer[id(x)] = layer
+                self.steps.append((layer, x))
 
     @contextlib.contextmanager
     def hooks(self, net):
@@ -155,17 +184,12 @@ class _Recorder(TorchFunctionMode):
             if module in attached:  # one of two parents: it would report each call twice
                 return
             attached.add(module)
-            leaf = _is_leaf(module)
-            enter = self._enter_leaf if leaf else self._enter_group
+            leaf = _is_leaf(module) and (module is not net or _is_of_torch(module))
             if leaf or module is not net:
-                handles.append(
-                    module.register_forward_pre_hook(
-                        lambda m, args, kwargs: enter(name, m, (args, kwargs)), with_kwargs=True
-                    )
-                )
-                handles.append(
-                    module.register_forward_hook(self._leave_leaf if leaf else self._leave_group)
-                )
+                enter = functools.partial(self._enter_leaf if leaf else self._enter_group, name)
+                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                leave = self._leave_leaf if leaf else self._leave_group
+                handles.append(module.register_forward_hook(leave))
             for child_name, child in () if leaf else module.named_children():
                 attach(f"{name}.{child_name}" if name else child_name, child)
 
@@ -176,36 +200,52 @@ class _Recorder(TorchFunctionMode):
             for handle in handles:
                 handle.remove()
 
-    def _enter_group(self, name, module, inputs):
+    def _enter_group(self, name, module, args, kwargs):
         self.running.append(Group(name, type(module).__name__))
 
-    def _leave_group(self, module, inputs, output):
+    def _leave_group(self, module, args, output):
         self.running.pop()
 
-    def _enter_leaf(self, name, module, inputs):
-        layer = Layer(name, *describe_module(module), rule=rule_of_module(module))
-        new = [p for p in module.parameters() if id(p) not in self.counted]
-        layer.params = sum(p.numel() for p in new)
-        self.counted.update(map(id, new))
-        self._enter(layer, inputs)
+    def _enter_leaf(self, name, module, args, kwargs):
+        layer = Layer(name, **describe_module(module))
+        self._count(layer, module.parameters())
+        self._enter(layer, (args, kwargs), type(module).__name__)
 
-    def _leave_leaf(self, module, inputs, output):
+    def _leave_leaf(self, module, args, output):
         return self._leave(output)
 
-    def _enter(self, layer, inputs):
-        layer.operands = [self.producer.get(id(tensor)) for tensor in _tensors(inputs)]
+    def _count(self, layer, parameters):
+        """Parameters of a layer, but those that were counted before."""
+        sizes = {id(p): p.numel() for p in parameters}
+        layer.params = sum(size for key, size in sizes.items() if key not in self.counted)
+        layer.is_shared = bool(sizes) and not layer.params
+        self.counted.update(sizes)
+
+    def _enter(self, layer, inputs, name):
+        tensors = [x for x in _tensors(inputs) if id(x) not in self.weights]
+        self._expect_batch(name, tensors)
+        layer.operands = [self.producer.get(id(tensor)) for tensor in tensors]
         layer.groups = tuple(self.running)
-        layer.flops = -self.counter.get_total_flops()
+        self.flops_before = self.counter.get_total_flops()
         self.running.append(layer)
-        self.versions = {id(tensor): tensor._version for tensor in _tensors(inputs)}
+        self.versions = {id(tensor): _version(tensor) for tensor in tensors}
+
+    def _expect_batch(self, name, tensors):
+        """Refuse an image alone, which torch's layers take: its channels would be the batch."""
+        axes = re.search(r"(?i)(?:conv|pool|transpose)(\d)d$", name)
+        if axes and tensors and tensors[0].dim() == len(self.input_shape) == int(axes[1]) + 1:
+            raise ValueError(f"the batch axis is missing, it would be {(1, *self.input_shape)}")
 
     def _leave(self, output):
         """Keep the running layer; return its output, apart from what it only handed on."""
+        layer = self.running[-1]
         output = _map_tensors(self._apart, output)
-        layer = self.running.pop()
-        layer.flops = (layer.flops + self.counter.get_total_flops()) // self.batch
+        layer.flops = (self.counter.get_total_flops() - self.flops_before) // self.batch
         tensors = list(_tensors(output))
         layer.shape = tuple(tensors[0].shape[1:]) if tensors else ()
+        self.running.pop()  # until here, what is asked of tensors is the layer's own affair
+        if layer.kind in ("other", "elementwise") and len(layer.inputs) > 1:
+            layer.kind = "join"
         for tensor in tensors:
             self.producer[id(tensor)] = layer
         self.kept += tensors
@@ -221,40 +261,63 @@ class _Recorder(TorchFunctionMode):
         others may take too, and not from it. What was written to in place is another matter: all
         who take that tensor later take the result.
         """
-        handed_on = self.versions.get(id(tensor)) == tensor._version
+        handed_on = self.versions.get(id(tensor)) == _version(tensor)
         return tensor.view_as(tensor) if handed_on else tensor
-
-    def sources(self, values):
-        """Producers of the tensors in `values`, without repetition; constants have none."""
-        found = (self.producer.get(id(tensor)) for tensor in _tensors(values))
-        return list(dict.fromkeys(source for source in found if source is not None))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        inside_leaf = bool(self.running) and isinstance(self.running[-1], Layer)
-        sources = [] if inside_leaf else self.sources((args, kwargs))
-        if not sources:
+        name = getattr(function, "__name__", "function")
+        if name == "__get__":  # of a property, such as x.T
+            name = function.__self__.__name__
+        plain = name.strip("_")
+        if self.running and isinstance(self.running[-1], Layer):
+            self._recognise(self.running[-1], name, args, kwargs)
             return function(*args, **kwargs)
-        name = getattr(function, "__name__", "function").strip("_")
-        rule = rule_of_function(function, name, args, kwargs)
-        self._enter(Layer("", *describe_function(name), rule=rule), (args, kwargs))
+        values = list(_tensors((args, kwargs)))
+        known = [x for x in values if self.producer.get(id(x)) is not None]
+        if not known or plain in CONSTANTS:
+            return function(*args, **kwargs)
+        layer = Layer("")
+        self._enter(layer, (args, kwargs), plain)
         output = function(*args, **kwargs)
-        if any(True for _ in _tensors(output)) and name not in SILENT:
-            return self._leave(output)
-        self.running.pop()  # a shape, a number, the same data: no step of the network
-        for tensor in _tensors(output):
-            self.producer[id(tensor)] = sources[0]
-            self.kept.append(tensor)
-        return output
+        made = args[0] if plain == "setitem" else output
+        is_first_of_sum = plain in ("add", "radd") and [x for x in args if type(x) is int] == [0]
+        if plain in SILENT or is_first_of_sum or not any(True for _ in _tensors(made)):
+            self.running.pop()  # a shape, a number, the same data: no step of the network
+            for tensor in _tensors(output):
+                self.producer[id(tensor)] = self.producer[id(known[0])]
+                self.kept.append(tensor)
+            return output
+        for key, value in describe_function(name, args, kwargs).items():
+            setattr(layer, key, value)
+        self._count(layer, [x for x in values if id(x) in self.weights])
+        made = self._leave(made)
+        return output if plain == "setitem" else made
+
+    def _recognise(self, layer, name, args, kwargs):
+        """A layer of a reader's own that convolves, say, by a function has that function's kind."""
+        if layer.kind == "other" and layer.options == "own":
+            self._expect_batch(name, list(_tensors(args)))
+            fields = describe_function(name, args, kwargs)
+            if fields["kind"] in ("conv", "fc", "pool"):
+                layer.kind, layer.facts = fields["kind"], fields["facts"]
+
+
+def _is_of_torch(module):
+    return type(module).__module__.startswith("torch.nn.")
 
 
 def _is_leaf(module):
     """Whether a module is drawn as one box: it has no children or torch made it whole."""
     if not any(True for _ in module.children()):
         return True
-    return type(module).__module__.startswith("torch.nn.") and not isinstance(
+    return _is_of_torch(module) and not isinstance(
         module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     )
+
+
+def _version(tensor):
+    return 0 if tensor.is_inference() else tensor._version  # not counted in inference mode
 
 
 def _tensors(values):
