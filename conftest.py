@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
+
+import pytest
 
 # Two test processes share the cores; more threads than cores would only make them wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,3 +32,27 @@ def tried_again(start, times=3):
         return start(*args, **options)
 
     return start_kernel
+
+
+def give_up(reason):
+    """Skip a test with the reason; fail it under CI=true, where everything has to be there."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The Chromium or Chrome that is installed, driven by Playwright."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        give_up("no playwright: pip install -r requirements-dev.txt")
+    names = ["chromium", "chromium-browser", "google-chrome"]
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if not chromium:
+        give_up("no Chromium or Chrome: apt-get install chromium fonts-noto-cjk")
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", *quiet]
+    with sync_playwright() as playwright:
+        instance = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield instance
+        instance.close()
