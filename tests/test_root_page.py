@@ -10,7 +10,6 @@ from tools import notebooks, root_page
 CHAPTERS = [notebooks.chapter(name) for name in ("alexnet", "vgg", "nin", "googlenet")]
 
 
-@pytest.mark.slow
 def test_page_is_fresh_and_a_changed_number_is_noticed(tmp_path, monkeypatch):
     text = root_page.PAGE.read_text("utf-8")
     stamp = re.search(r"<!-- ([0-9a-f]{16}) -->", text)[1]
