@@ -22,6 +22,24 @@ def pytest_configure(config):
         nbval.kernel.start_new_kernel = tried_again(nbval.kernel.start_new_kernel)
 
 
+def pytest_collection_modifyitems(items):
+    """Note of each cell whether its outputs are compared; processes hand that to each other."""
+    for item in items:
+        if hasattr(item, "cell"):  # nbval's
+            compared = item.options["check"] and bool(item.cell.outputs)
+            item.user_properties.append(("compared", compared))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many cells of the notebooks are compared; the others only run."""
+    passed = [dict(report.user_properties) for report in terminalreporter.stats.get("passed", ())]
+    cells = [properties["compared"] for properties in passed if "compared" in properties]
+    if cells:
+        terminalreporter.write_line(
+            f"notebooks: {len(cells)} cells ran; the outputs of {sum(cells)} are the recorded ones"
+        )
+
+
 def tried_again(start, times=3):
     """`start`, up to three times: it dies where another process has taken a port it found free."""
 
