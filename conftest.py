@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -64,8 +63,9 @@ def browser():
         from playwright.sync_api import sync_playwright
     except ImportError:
         give_up("no playwright: pip install -r requirements-dev.txt")
-    names = ["chromium", "chromium-browser", "google-chrome"]
-    chromium = next(filter(None, map(shutil.which, names)), None)
+    from tools import pdf
+
+    chromium = pdf.browser()
     if not chromium:
         give_up("no Chromium or Chrome: apt-get install chromium fonts-noto-cjk")
     quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
