@@ -47,6 +47,7 @@ def article(name, names):
     text = (SITE / "chapters" / f"{name}.html").read_text("utf-8")
     text = re.search(r'(?s)<article class="bd-article">(.*?)</article>', text)[1]
     text = re.sub('<p class="pdf">.*?</p>', "", text).replace("<details", "<details open")
+    text = re.sub(r"(<svg[^>]*)max-width:(?=\d)", r"\1--width:", text)
     own = {match[2] for match in SECTION.finditer(text)}
 
     def link(match):
