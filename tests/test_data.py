@@ -8,8 +8,10 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -38,10 +40,10 @@ def no_network(monkeypatch):
 
 @pytest.fixture
 def full_data(monkeypatch):
-    """Root of the whole data set, gzipped; a machine without it skips, CI may not."""
+    """Root of the whole data set, gzipped; a machine without it skips, CI on Linux may not."""
     debian = Path("/usr/share/datasets/fashion-mnist")
     if not (debian / TRAIN_IMAGES).is_file():
-        if os.environ.get("CI") == "true":
+        if os.environ.get("CI") == "true" and sys.platform == "linux":
             pytest.fail(f"CI must have the package dataset-fashion-mnist: {debian} is missing")
         pytest.skip("needs Fashion-MNIST: apt-get install dataset-fashion-mnist")
     return debian
@@ -325,7 +327,7 @@ def test_a_folder_with_some_of_the_files_names_the_first_that_is_missing(tmp_pat
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(FileNotFoundError, match=r"Not a directory.*file/below.*can be written to"):
+    with pytest.raises(FileNotFoundError, match=r"file.below.*can be written to"):
         load_data_fashion_mnist(8, root=tmp_path / "file" / "below")
 
 
@@ -350,14 +352,15 @@ def test_root_goes_before_the_environment_and_that_before_the_cache(tmp_path, mo
     assert len(load_data_fashion_mnist(8)[0]) == 2
     monkeypatch.delenv("D2LMINI_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(FileNotFoundError, match="cache/d2lmini"):
+    with pytest.raises(FileNotFoundError, match=r"cache.d2lmini"):
         load_data_fashion_mnist(8)
     copy_sample(tmp_path / "cache" / "d2lmini")
     assert len(load_data_fashion_mnist(8)[0]) == 2
 
 
 def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
     copy_sample(tmp_path / "data")
     assert len(load_data_fashion_mnist(8, root="~/data")[0]) == 2
 
@@ -403,7 +406,7 @@ def alter_a_pixel(content):
 def test_a_damaged_file_is_named(tmp_path, name, damage):
     file = copy_sample(tmp_path) / name
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(RuntimeError, match=f"{file} does not hold.*delete it"):
+    with pytest.raises(RuntimeError, match=f"{re.escape(str(file))} does not hold.*delete it"):
         load_data_fashion_mnist(8, root=tmp_path)
     assert file.is_file()  # the user's file: it is not ours to delete
 

@@ -19,7 +19,6 @@ from d2lmini.figures import inline_svg
 from d2lmini.figures.structure import Group, Layer, Parallel
 from d2lmini.figures.tracing import layer_outputs, trace
 
-CHROMIUM = Path("/usr/bin/chromium")
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -517,10 +516,8 @@ def test_structure_of_a_trace():
     assert (block.params, last.params, root.flops) == (20, 10, 2 * 16 + 2 * 8)
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}")
 @pytest.mark.slow
-def test_text_stays_inside_its_box(html):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+def test_text_stays_inside_its_box(html, browser):
     page_html = "".join(
         [
             html(small_net(), vgg11(), INCEPTION, labels=["Small", "VGG-11", "Inception"],
@@ -529,21 +526,19 @@ def test_text_stays_inside_its_box(html):
             html(nn.Sequential(*MANY[0][:3]), input_shape=(1, 20, 6, 6)),
         ]
     )  # fmt: skip
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.set_content(f'<body style="margin:0 16px">{page_html}</body>')
-        for width in (360, 800):
-            page.set_viewport_size({"width": width, "height": 800})
-            outside, smallest, page_width = page.evaluate(MEASURE)
-            assert outside == []
-            assert smallest >= 9
-            assert page_width <= width
-        details = page.locator(".d2lm-t0").first
-        assert not details.is_visible()
-        page.locator(".d2lm-b0").first.focus()
-        assert details.is_visible()
-        browser.close()
+    page = browser.new_page()
+    page.set_content(f'<body style="margin:0 16px">{page_html}</body>')
+    for width in (360, 800):
+        page.set_viewport_size({"width": width, "height": 800})
+        outside, smallest, page_width = page.evaluate(MEASURE)
+        assert outside == []
+        assert smallest >= 9
+        assert page_width <= width
+    details = page.locator(".d2lm-t0").first
+    assert not details.is_visible()
+    page.locator(".d2lm-b0").first.focus()
+    assert details.is_visible()
+    page.close()
 
 
 # Texts that stick out of the rectangle drawn before them in their group, or out of the SVG; the

@@ -264,7 +264,7 @@ def test_all_but_the_training_is_recorded(book):
 
 
 @pytest.mark.slow
-def test_root_page_and_readme_tell_of_it(book):
+def test_root_page_and_records_tell_of_it(book):
     check = run(book, "tools/root_page.py", "--check")
     assert check.returncode == 0, check.stderr
     page = (book / "chapters" / "index.md").read_text("utf-8")
@@ -274,8 +274,8 @@ def test_root_page_and_readme_tell_of_it(book):
     assert f"{root_page.NUMERALS[NUMBER]}个网络的参数和计算量" in chart
     assert "ResNet, small共77,562个参数" in chart  # its bar, in the alternative text
     assert "尚未录制完整训练：ResNet（小）。" in page
-    readme = (book / "README.md").read_text("utf-8")
-    assert f"Not recorded yet: the full training of {NAME}." in readme
+    records = (book / "CONTRIBUTING.md").read_text("utf-8")
+    assert f"Not recorded yet: the full training of {NAME}." in records
 
 
 @pytest.mark.slow

@@ -82,9 +82,10 @@ def test_shapes_parameters_and_flops(name):
     net = build(name)
     with FlopCounterMode(display=False) as counter:
         found = [" ".join(map(str, shape)) for shape in layer_shapes(net, side)]
-    assert found == [line.strip() for line in shapes.replace("\n", " ").split(",")]
-    assert sum(p.numel() for p in net.parameters()) == num_params
-    assert round(counter.get_total_flops() / 1e6) == mflops
+    told = "NETWORKS in tests/test_networks.py against the network of the chapter"
+    assert found == [line.strip() for line in shapes.replace("\n", " ").split(",")], told
+    assert sum(p.numel() for p in net.parameters()) == num_params, told
+    assert round(counter.get_total_flops() / 1e6) == mflops, told
 
 
 @pytest.mark.parametrize("name", notebooks.names())

@@ -169,9 +169,9 @@ def test_a_notebook_that_is_none_is_told(book, tmp_path):
 
 def test_a_notebook_elsewhere_and_a_label_used_twice_are_told(book, tmp_path):
     root = book()
-    content = (root / "chapters" / "residual.ipynb").read_text()
-    (root / "chapters" / "second.ipynb").write_text(content)
-    (root / "third.ipynb").write_text(content)
+    content = (root / "chapters" / "residual.ipynb").read_text("utf-8")
+    (root / "chapters" / "second.ipynb").write_text(content, "utf-8")
+    (root / "third.ipynb").write_text(content, "utf-8")
     toc = root / "_toc.yml"
     toc.write_text(toc.read_text() + "- file: chapters/second\n")
     with pytest.raises(notebooks.ChapterError, match=r"second\.ipynb: its label 'VGG-11 / 4' .*"):

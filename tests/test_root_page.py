@@ -1,4 +1,4 @@
-"""The root page and README: their tables and charts are those of the notebooks and recordings."""
+"""The root page and CONTRIBUTING.md: tables and charts are those of notebooks and recordings."""
 
 import re
 
@@ -10,7 +10,6 @@ from tools import notebooks, root_page
 CHAPTERS = [notebooks.chapter(name) for name in ("alexnet", "vgg", "nin", "googlenet")]
 
 
-@pytest.mark.slow
 def test_page_is_fresh_and_a_changed_number_is_noticed(tmp_path, monkeypatch):
     text = root_page.PAGE.read_text("utf-8")
     stamp = re.search(r"<!-- ([0-9a-f]{16}) -->", text)[1]
@@ -57,19 +56,17 @@ def test_every_result_comes_from_the_recordings():
     changed = {**recorded, "nin": recording(0.9)}
     assert "NiN 0.900" in root_page.results(CHAPTERS, changed, old=page)
 
-    text = root_page.readme_results(CHAPTERS, recorded)
+    text = root_page.records_table(CHAPTERS, recorded)
     assert "| `vgg` | 3 | 0.920 ± 0.010 | 1 h 2 min | cuda:0 (AMD EPYC, 2 threads) |" in text
     assert "Not recorded yet: the full training of alexnet, googlenet." in text
 
 
-def test_without_recordings_page_and_readme_say_so():
+def test_without_recordings_both_say_so():
     assert (
         root_page.results(CHAPTERS, {}, old="")
         == "\n尚未录制完整训练：AlexNet、VGG-11（通道为¼）、NiN、GoogLeNet。\n"
     )
-    assert "Not recorded yet: the full training of alexnet" in root_page.readme_results(
-        CHAPTERS, {}
-    )
+    assert "Not recorded yet: the full training of alexnet" in root_page.records_table(CHAPTERS, {})
 
 
 def test_networks_are_listed_with_their_record():
@@ -129,14 +126,14 @@ def test_every_curve_is_drawn_and_told_apart_without_colours():
     assert len(root_page.curves_figure(more)[0].axes[0].get_lines()) == 50
 
 
-def test_stale_readme_is_noticed(tmp_path, monkeypatch):
-    text = root_page.README.read_text("utf-8")
-    copy = tmp_path / "README.md"
+def test_stale_records_are_noticed(tmp_path, monkeypatch):
+    text = root_page.CONTRIBUTING.read_text("utf-8")
+    copy = tmp_path / "CONTRIBUTING.md"
     copy.write_text(text.replace("| Seeds |", "| Seed |", 1), "utf-8")
-    monkeypatch.setattr(root_page, "README", copy)
-    assert root_page.readme() == text, "run python tools/root_page.py"
+    monkeypatch.setattr(root_page, "CONTRIBUTING", copy)
+    assert root_page.contributing() == text, "run python tools/root_page.py"
     monkeypatch.setattr(root_page, "page", lambda: root_page.PAGE.read_text("utf-8"))
-    with pytest.raises(SystemExit, match=r"README\.md: stale"):
+    with pytest.raises(SystemExit, match=r"CONTRIBUTING\.md: stale"):
         root_page.main(["--check"])
     root_page.main([])
     assert copy.read_text("utf-8") == text

@@ -667,7 +667,7 @@ def test_axe_finds_nothing_in_changed_figures(browser, mode):
     try:
         import axe_playwright_python as axe
     except ImportError:
-        give_up("no axe-playwright-python: pip install -r requirements.txt")
+        give_up("no axe-playwright-python: pip install -r requirements-dev.txt")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     with Tab(browser, color_scheme=mode) as tab:
         for query in ("", "?fig2-1=40,1,96"):

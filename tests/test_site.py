@@ -14,13 +14,13 @@ import json
 import os
 import random
 import re
-import shutil
 import threading
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from conftest import give_up
 from tools import notebooks
 
 pytestmark = pytest.mark.site
@@ -32,14 +32,6 @@ CHAPTERS = [page.with_suffix("").as_posix() for page in notebooks.pages()]
 PAGES = [*CHAPTERS, "search", "404", "index"]
 WIDTHS = [360, 768, 1280, 1920]
 PAPER = (672, 986)  # px: A4 less its margins, 178 mm by 261 mm
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 # What a student types, and the pages one of which has to be among the first three results.
 QUERIES = {
@@ -77,27 +69,11 @@ QUERIES = {
 ALLOWED = {"Ctrl", "K", "PyTorch", "LeNet", "Colab"}
 
 
-def give_up(reason):
-    """Skip with the reason; fail where everything has to be there."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-
-
 @pytest.fixture(scope="module")
-def browser():
+def browser(browser):
     if not (SITE / "chapters/index.html").exists():
         give_up(f"no site in {SITE}: run jupyter-book build . --all -W -n --keep-going")
-    names = ["chromium", "chromium-browser", "google-chrome"]
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if not chromium:
-        give_up("no Chromium or Chrome: apt-get install chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        give_up("no playwright: pip install -r requirements.txt")
-    with sync_playwright() as playwright:
-        instance = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield instance
-        instance.close()
+    return browser
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -886,7 +862,7 @@ def test_axe_finds_nothing_serious(browser, name, mode):
     try:
         import axe_playwright_python as axe
     except ImportError:
-        give_up("no axe-playwright-python: pip install -r requirements.txt")
+        give_up("no axe-playwright-python: pip install -r requirements-dev.txt")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     with Tab(browser, color_scheme=mode) as tab:
         page = tab.open((SITE / f"{name}.html").as_uri())

@@ -1,6 +1,6 @@
-"""Write what the root page and the READMEs say about the networks and the recorded trainings.
+"""Write what the root page and CONTRIBUTING.md say about the networks and the recorded trainings.
 
-python tools/root_page.py            writes chapters/index.md, README.md and README.zh.md
+python tools/root_page.py            writes chapters/index.md and CONTRIBUTING.md
 python tools/root_page.py --check    fails when one of them is stale
 
 The figures come from the notebooks' networks and from recordings/NAME.json; which chapters there
@@ -14,7 +14,6 @@ import re
 import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -27,8 +26,7 @@ from d2lmini.figures.tracing import trace
 from tools import code_hash, files, notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
-README = notebooks.ROOT / "README.md"
-README_ZH = notebooks.ROOT / "README.zh.md"
+CONTRIBUTING = notebooks.ROOT / "CONTRIBUTING.md"
 NUMERALS = dict(enumerate("零一二三四五六七八九十"))
 # What the charts' pictures depend on besides their numbers.
 DRAWN_BY = [
@@ -42,21 +40,8 @@ COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种�
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
 RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
-README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
-               "Software, precision", "Date")  # fmt: skip
-
-
-class Wording(NamedTuple):
-    """How a README says it: the table's head, hours and minutes, which trainings are missing."""
-
-    head: tuple
-    duration: str
-    missing: str
-    comma: str
-
-
-ENGLISH = Wording(README_HEAD, "{} h {} min", "Not recorded yet: the full training of {}.", ", ")
-CHINESE = Wording(RESULTS_HEAD, "{}小时{}分", "尚未录制完整训练：{}。", "、")
+RECORDS_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
+                "Software, precision", "Date")  # fmt: skip
 
 
 def networks(chapters):
@@ -154,14 +139,14 @@ def results(chapters, recorded, old):
     return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
 
 
-def readme_results(chapters, recorded, wording=ENGLISH):
-    """A README's account of the same."""
-    missing = [chapter.name for chapter in chapters if chapter.name not in recorded]
-    note = f"\n{wording.missing.format(wording.comma.join(missing))}\n" if missing else ""
+def records_table(chapters, recorded):
+    """The account of the same in CONTRIBUTING.md."""
+    missing = ", ".join(chapter.name for chapter in chapters if chapter.name not in recorded)
+    note = f"\nNot recorded yet: the full training of {missing}.\n" if missing else ""
     if not recorded:
         return note
-    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", wording.duration)
-    return f"\n{markdown_table(wording.head, rows)}{note}\n"
+    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", "{} h {} min")
+    return f"\n{markdown_table(RECORDS_HEAD, rows)}{note}\n"
 
 
 def curves_figure(curves):
@@ -210,13 +195,11 @@ def page():
     return replace(text, "results", lambda old: results(chapters, recorded, old))
 
 
-def readme(path=None, wording=ENGLISH):
-    """A README as it should be."""
+def contributing():
+    """CONTRIBUTING.md as it should be."""
     chapters = notebooks.chapters()
-    text = (path or README).read_text("utf-8")
-    return replace(
-        text, "records", lambda _: readme_results(chapters, recordings(chapters), wording)
-    )
+    text = CONTRIBUTING.read_text("utf-8")
+    return replace(text, "records", lambda _: records_table(chapters, recordings(chapters)))
 
 
 def replace(text, name, write):
@@ -231,7 +214,7 @@ def replace(text, name, write):
 
 @notebooks.exit_on_fault("root_page")
 def main(argv):
-    fresh = {PAGE: page(), README: readme(), README_ZH: readme(README_ZH, CHINESE)}
+    fresh = {PAGE: page(), CONTRIBUTING: contributing()}
     stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]
     if argv == ["--check"] and stale:
         raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")
