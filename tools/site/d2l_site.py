@@ -11,6 +11,7 @@ import importlib.metadata
 import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -147,7 +148,9 @@ class Anchors(SphinxTransform):
             line, _, text = slugs[slug]
             # MyST-NB counts ten thousand lines a cell
             anchor = cells[line // 10000 - 1].id.removesuffix("-text") if cells else slug
-            section["ids"] = [slug if anchor in taken else anchor]
+            anchor = slug if anchor in taken else anchor
+            # the theme's script looks headings up by `#anchor`, which must not begin with a digit
+            section["ids"] = [f"s-{anchor}" if anchor[0].isdigit() else anchor]
             taken.update(section["ids"])
             slugs[slug] = line, section["ids"][0], text
 
@@ -164,21 +167,21 @@ def keep_punctuation(app, doctree, docname):
 
 
 def sections(doctree, url, title, is_chapter):
-    """Yield the searchable sections of a page: address, title, whether a chapter, heading, text."""
+    """Yield the searchable sections of a page: address, titles, whether a chapter, prose, code."""
     for section in doctree.findall(nodes.section):
         heading = next(iter(section.findall(nodes.title))).astext()
-        # prose before code, so that an excerpt shows prose where both hold the word
-        parts = sorted(
-            (c for c in section.children if not isinstance(c, nodes.section | nodes.title)),
-            key=lambda part: part.get("nb_element") == "cell_code",
-        )
-        text = " ".join(map(readable, parts))
+        texts = {False: [], True: []}
+        for part in section.children:
+            if not isinstance(part, nodes.section | nodes.title):
+                is_code = part.get("nb_element") == "cell_code" or part.get("language") == "python"
+                texts[is_code] += readable(part).split()
         yield {
             "url": f"{url}#{section['ids'][0]}",
             "page": title,
             "chapter": is_chapter,
             "heading": heading,
-            "text": " ".join(text.split()),
+            "text": " ".join(texts[False]),
+            "code": " ".join(texts[True]),
         }
 
 
@@ -187,8 +190,7 @@ def write_search_data(app, error):
     if error or app.builder.name != "html":
         return
     found = []
-    root = app.config.root_doc
-    for name in [root, *app.env.toctree_includes.get(root, [])]:
+    for name in app.env.collect_relations():  # in the order of the contents, however nested
         doctree = app.env.get_and_resolve_doctree(name, app.builder)
         url, title = app.builder.get_target_uri(name), app.env.titles[name].astext()
         is_chapter = str(app.env.doc2path(name)).endswith(".ipynb")
@@ -198,17 +200,7 @@ def write_search_data(app, error):
     (out / "_static/searchdata.js").write_text(f"const BOOK={data};\n", encoding="utf-8")
     for pattern in UNUSED:
         for path in sorted(out.glob(pattern)):
-            remove(path)
-
-
-def remove(path):
-    """Delete a file, or a folder with all that is in it."""
-    if path.is_dir():
-        for child in path.iterdir():
-            remove(child)
-        path.rmdir()
-    else:
-        path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def extra_pages(app):
