@@ -32,10 +32,6 @@ def paths(name):
     return folder / f"{name}.json", folder / "weights" / f"{name}.bin"
 
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
 # --- everything but the training ------------------------------------------------------------------
 
 
@@ -50,7 +46,7 @@ def skip_training(name, drop):
         )
     ran = {}
     with runs.Kernel(notebook) as kernel:
-        for cell in code_cells(notebook):
+        for cell in notebooks.code_cells(notebook):
             if not notebooks.tags(cell) & RESULTS:
                 kernel.run(cell)
                 ran[cell.id] = cell
@@ -58,9 +54,10 @@ def skip_training(name, drop):
     current = notebooks.read(name)  # which may have been edited meanwhile
     if dropped and stale_training(current, name):
         del current.metadata["d2lmini"]
-        dropped = [cell.id for cell in code_cells(current) if notebooks.tags(cell) & RESULTS]
-    for cell in code_cells(current):
-        if cell.id in dropped and notebooks.tags(cell) & RESULTS:
+        dropped = [cell.id for cell in notebooks.code_cells(current, *RESULTS)]
+    results = notebooks.code_cells(current, *RESULTS)
+    for cell in notebooks.code_cells(current):
+        if cell.id in dropped and cell in results:
             cell.outputs, cell.execution_count = [], None
         elif cell.id in ran and cell.source == ran[cell.id].source:
             cell.outputs, cell.execution_count = ran[cell.id].outputs, 0
@@ -150,7 +147,7 @@ def train(name, folder, notebook, state, seed, done=None):
     checkpoint = folder / f"{seed}.pt"
     options = {**state["options"], "seed": seed, "checkpoint": str(checkpoint)}
     with runs.Kernel(notebook) as kernel:
-        for cell in code_cells(notebook):
+        for cell in notebooks.code_cells(notebook):
             tags = notebooks.tags(cell)
             if "trained" in tags and not first:
                 continue
@@ -182,7 +179,7 @@ def train(name, folder, notebook, state, seed, done=None):
 
 def check_one_call(notebook, name):
     """Refuse a training cell that trains more than once: a record is of one training."""
-    (cell,) = (cell for cell in code_cells(notebook) if "training" in notebooks.tags(cell))
+    (cell,) = notebooks.code_cells(notebook, "training")
     calls = [
         node
         for node in ast.walk(ast.parse(cell.source))
@@ -209,7 +206,7 @@ def take(name, folder):
     differing = []
     if state["code"]["training"] != now["training"]:
         differing = code_hash.differing(state["code"]["cells"], now["cells"])
-    results = [cell for cell in code_cells(notebook) if notebooks.tags(cell) & RESULTS]
+    results = notebooks.code_cells(notebook, *RESULTS)
     for cell in results:  # what the folder holds of a cell that is gone is left there
         recorded = state["code"]["trained"].get(cell.id)
         if cell.id not in state["outputs"] or recorded != now["trained"].get(cell.id):
@@ -262,7 +259,7 @@ def check_outputs(name, outputs, *private):
 def write(name, notebook):
     """Write a notebook, the cells that ran numbered 1, 2, ..."""
     count = 0
-    for cell in code_cells(notebook):
+    for cell in notebooks.code_cells(notebook):
         if cell.execution_count is not None:
             count += 1
             cell.execution_count = count
