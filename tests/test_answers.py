@@ -64,7 +64,7 @@ def test_every_chapter_has_an_answer_with_code():
 
 @measured
 def test_the_text_of_a_measured_answer_is_its_record(answer):
-    again = f"run python tools/answers.py {answer.name}"
+    again = f"run python -m tools.answers {answer.name}"
     assert answers.record_path(answer.name).is_file(), f"{answer} is not measured: {again}"
     record = record_of(answer)
     assert record["code"] == answers.code_of(answer), f"{answer} was other code: {again}"

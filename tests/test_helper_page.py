@@ -73,7 +73,7 @@ def test_all_of_the_code_runs_and_prints_what_the_page_says(capsys):
 
 def test_the_figure_is_what_its_code_draws():
     """A reader's own module: two paths, their sum, the ReLU after it."""
-    assert helper_page.page() == TEXT, "run python tools/helper_page.py"
+    assert helper_page.page() == TEXT, "run python -m tools.helper_page"
     figure = TEXT.split("<!-- figure:begin -->\n")[1].split("<!-- figure:end -->")[0]
     assert figure.startswith("<figure") and "\n\n" not in figure  # which would end the HTML
     assert all(part in figure for part in ("3×3 Conv", "1×1 Conv", "Add", "ReLU", "一个残差块"))

@@ -103,7 +103,7 @@ def test_every_cell_has_run_in_order(name):
     for cell in code(notebook):
         if cell.execution_count is None:
             assert notebooks.tags(cell) & TRAINING and "d2lmini" not in notebook.metadata, (
-                f"cell {cell.id}: run python tools/record.py --skip-training chapters/{name}.ipynb"
+                f"cell {cell.id}: run python -m tools.record --skip-training chapters/{name}.ipynb"
             )
 
 
@@ -113,7 +113,7 @@ def test_the_training_cell_holds_the_recorded_run(name):
     record = notebook.metadata.get("d2lmini", {})
     code_now = code_hash.training_code(notebook, name)
     assert record.get("code", {}).get("training") == code_now["training"], (
-        f"the training of this code is not recorded: run python tools/record.py "
+        f"the training of this code is not recorded: run python -m tools.record "
         f"chapters/{name}.ipynb"
     )
     assert record["code"]["trained"] == code_now["trained"], "run tools/record.py --from-weights"

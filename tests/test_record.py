@@ -159,7 +159,7 @@ def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
     path, runs = chapter(**changed), tmp_path / "runs"
     folder = runs / "nin"
     code = (
-        "import sys, time; sys.path.insert(0, '.')\nfrom tools import notebooks, record\n"
+        "import time\nfrom tools import notebooks, record\n"
         f"notebooks.ROOT = notebooks.Path({str(tmp_path)!r})\n"
         + ("record.write = lambda *_: time.sleep(60)\n" if stage == "while it is taken" else "")
         + f"record.main([{path!r}, '--folder', {str(runs)!r}])"
@@ -224,7 +224,7 @@ def refused(path, *options, match):
 def test_what_can_be_refused_is_refused_before_hours_are_spent(chapter, tmp_path, monkeypatch):
     monkeypatch.setattr(record.runs, "Kernel", None)
     path = chapter(train=TRAIN.replace("0.1", "missing_name"))
-    refused(path, match=r"^record: chapters/nin\.ipynb: lr .* is `missing_name`;")
+    refused(path, match=r"^record: chapters/nin\.ipynb: the training depends on missing_name")
     path = chapter(train=f"{TRAIN}\n{TRAIN}")
     refused(path, match="calls d2l.train_ch6 2 times")
     path = chapter(data="number = 8", seen=DATA)

@@ -47,7 +47,7 @@ def test_checkout_agrees_with_the_tool():
     ).read_text(encoding="utf-8")
     for name in NOTEBOOKS:
         code = [cell for cell in cells(ROOT, name) if cell["cell_type"] == "code"]
-        assert code[0]["id"] == "install", f"{name}: run python tools/set_repository.py"
+        assert code[0]["id"] == "install", f"{name}: run python -m tools.set_repository"
         assert "".join(code[0]["source"]) == tool.install_cell(url), name
         assert code[0]["metadata"]["tags"] == ["remove-cell", "nbval-skip"], name
 
@@ -91,7 +91,7 @@ def test_set_and_unset(copy):
 
 @pytest.mark.parametrize("url", ["", URL])
 def test_a_new_chapter_gets_the_address_that_the_book_has(copy, url):
-    """What `python tools/set_repository.py` does, without an address."""
+    """What `python -m tools.set_repository` does, without an address."""
     tool.set_repository(url, copy)
     assert tool.configured_address(copy) == url
     before = contents(copy)

@@ -17,7 +17,7 @@ def test_page_is_fresh_and_a_changed_number_is_noticed(tmp_path, monkeypatch):
     copy = tmp_path / "index.md"
     copy.write_text(text.replace("1,992,166", "1,992,167", 1), "utf-8")  # in the table
     monkeypatch.setattr(root_page, "PAGE", copy)
-    assert root_page.page() == text, "run python tools/root_page.py"
+    assert root_page.page() == text, "run python -m tools.root_page"
     copy.write_text(text.replace(stamp, "0" * 16), "utf-8")
     assert f"<!-- {stamp} -->" in root_page.page()
 
@@ -134,7 +134,7 @@ def test_stale_readme_is_noticed(tmp_path, monkeypatch):
     copy = tmp_path / "README.md"
     copy.write_text(text.replace("| Seeds |", "| Seed |", 1), "utf-8")
     monkeypatch.setattr(root_page, "README", copy)
-    assert root_page.readme() == text, "run python tools/root_page.py"
+    assert root_page.readme() == text, "run python -m tools.root_page"
     monkeypatch.setattr(root_page, "page", lambda: root_page.PAGE.read_text("utf-8"))
     with pytest.raises(SystemExit, match=r"README\.md: stale"):
         root_page.main(["--check"])

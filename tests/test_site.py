@@ -15,6 +15,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import unquote
@@ -580,6 +582,23 @@ def test_search_finds_any_run_of_two_characters_or_more(browser):
             runs,
         )
         assert not lost
+
+
+@pytest.mark.parametrize("builder", ["dirhtml", "singlehtml"])
+def test_other_builders_work_or_are_refused(tmp_path, builder):
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    options = ["--path-output", tmp_path, "--builder", builder, "-W", "-n", "--keep-going"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    build = subprocess.run(
+        [*command, "build", ROOT, *options], capture_output=True, env=environment
+    )
+    if builder == "singlehtml":  # whose page would lack style and formulas
+        assert build.returncode and b"not built as one page" in build.stdout + build.stderr
+        return
+    assert build.returncode == 0, build.stdout + build.stderr
+    data = (tmp_path / "_build/dirhtml/_static/searchdata.js").read_text("utf-8")
+    addresses = {section["url"] for section in json.loads(data[len("const BOOK=") : -2])}
+    assert any(url.startswith("chapters/trouble/#") for url in addresses)
 
 
 def test_search_that_finds_nothing_says_so(browser):

@@ -1,8 +1,8 @@
 """Measure the answers that need training, and write what they print under their code.
 
-    python tools/answers.py                     whatever is not measured yet, in the book's order
-    python tools/answers.py lenet batch-size    of these, what is not measured yet
-    python tools/answers.py --keep ~/measured   goes on where an earlier call was cut off
+    python -m tools.answers                     whatever is not measured yet, in the book's order
+    python -m tools.answers lenet batch-size    of these, what is not measured yet
+    python -m tools.answers --keep ~/measured   goes on where an earlier call was cut off
 
 An answer is a block of Python in a folded cell, with the comment `<!-- measured: NAME -->` before
 it, which no reader sees. It runs after the chapter's import cell and its cells tagged `net`, as it
@@ -17,13 +17,11 @@ import ast
 import dataclasses
 import datetime
 import re
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import code_hash, files, notebooks, runs
 
 RECORDINGS = Path("recordings", "answers")

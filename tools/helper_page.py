@@ -1,7 +1,7 @@
 """Run the code of the page on d2lmini and put the figure that it draws into it.
 
-python tools/helper_page.py            writes chapters/d2lmini.md
-python tools/helper_page.py --check    fails when it is stale
+python -m tools.helper_page            writes chapters/d2lmini.md
+python -m tools.helper_page --check    fails when it is stale
 """
 
 import contextlib
@@ -9,11 +9,9 @@ import io
 import os
 import re
 import sys
-from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures import inline_svg
 from tools import files, notebooks
 from tools.root_page import replace
@@ -60,7 +58,7 @@ def main(argv):
     if argv != ["--check"]:
         files.write_whole(PAGE, fresh)
     elif fresh != PAGE.read_text("utf-8"):
-        raise SystemExit(f"{PAGE}: stale, run python tools/helper_page.py")
+        raise SystemExit(f"{PAGE}: stale, run python -m tools.helper_page")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Run chapters from top to bottom and write what their cells printed back into them.
 
-    python tools/record.py --skip-training chapters/*.ipynb          all but the training
-    python tools/record.py --folder ~/runs chapters/vgg.ipynb        with its full training
-    python tools/record.py --from-weights ~/runs chapters/vgg.ipynb  what follows it, once more
-    python tools/record.py --take ~/runs chapters/vgg.ipynb          what another clone recorded
+    python -m tools.record --skip-training chapters/*.ipynb          all but the training
+    python -m tools.record --folder ~/runs chapters/vgg.ipynb        with its full training
+    python -m tools.record --from-weights ~/runs chapters/vgg.ipynb  what follows it, once more
+    python -m tools.record --take ~/runs chapters/vgg.ipynb          what another clone recorded
 
 A full recording goes into FOLDER/NAME as it runs: a checkpoint after each epoch, with the whole
 weights; recording.json with the history of each seed and the outputs by cell. The same command goes
@@ -14,12 +14,10 @@ into recordings/NAME.json and, where they are few, rounded weights into recordin
 import argparse
 import ast
 import datetime
-import sys
 from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import code_hash, files, notebooks, runs
 
 RESULTS = {"training", "trained"}  # tags of cells whose outputs belong to the record
@@ -92,8 +90,8 @@ def stale_cells(notebook, name):
 def record(name, folder, args):
     """Record a chapter's training in a folder, or what is left of it, and take it from there."""
     notebook = notebooks.read(name)
-    notebooks.chapter(name)  # a fault is told now, not after hours of training
     code = code_hash.training_code(notebook, name)
+    notebooks.chapter(name)  # a fault is told now, not after hours of training
     check_one_call(notebook, name)
     files.refuse_read_only(notebooks.path(name), *paths(name), folder / name / "recording.json")
     commit = runs.commit(name, lambda committed: code_hash.training_code(committed, name))

@@ -1,7 +1,7 @@
 """Write what the root page and the READMEs say about the networks and the recorded trainings.
 
-python tools/root_page.py            writes chapters/index.md, README.md and README.zh.md
-python tools/root_page.py --check    fails when one of them is stale
+python -m tools.root_page            writes chapters/index.md, README.md and README.zh.md
+python -m tools.root_page --check    fails when one of them is stale
 
 The figures come from the notebooks' networks and from recordings/NAME.json; which chapters there
 are and what they say of themselves, from tools/notebooks.py.
@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures.costs import costs_figure
 from d2lmini.figures.histories import plot_curves
 from d2lmini.figures.inline_svg import figure_html, figure_svg
@@ -234,7 +233,7 @@ def main(argv):
     fresh = {PAGE: page(), README: readme(), README_ZH: readme(README_ZH, CHINESE)}
     stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]
     if argv == ["--check"] and stale:
-        raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")
+        raise SystemExit(f"{' and '.join(stale)}: stale, run python -m tools.root_page")
     if argv != ["--check"]:
         for path, text in fresh.items():
             files.write_whole(path, text)

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 from docutils import nodes
+from sphinx.errors import ConfigError
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.i18n import CatalogInfo
@@ -187,7 +188,7 @@ def sections(doctree, url, title, is_chapter):
 
 def write_search_data(app, error):
     """Write searchdata.js: every section of the book, for search.js (no fetch: works on file://)."""
-    if error or app.builder.name != "html":
+    if error or app.builder.format != "html":
         return
     found = []
     for name in app.env.collect_relations():  # in the order of the contents, however nested
@@ -228,6 +229,16 @@ def configure(app, config):
     config.copyright = f"{datetime.date.today().year} {config.author}"
 
 
+def check_builder(app):
+    """Refuse what Sphinx makes without style, formulas and links; search is the book's own."""
+    if app.builder.name == "singlehtml":  # also what Jupyter Book's pdfhtml is made from
+        raise ConfigError(
+            "this book is not built as one page: its root page lies in a folder, which Sphinx's "
+            "singlehtml does not follow; build html, and print its pages"
+        )
+    app.builder.search = False
+
+
 def setup(app):
     # Sphinx compiles only the catalog named sphinx by itself.
     CatalogInfo(str(HERE / "locale/zh_CN/LC_MESSAGES"), "booktheme", "utf-8").write_mo("zh_CN")
@@ -236,7 +247,7 @@ def setup(app):
     app.add_config_value("comments_config", {}, "html")
     app.add_transform(Anchors)
     app.connect("config-inited", configure)
-    app.connect("builder-inited", lambda app: setattr(app.builder, "search", False))
+    app.connect("builder-inited", check_builder)
     app.connect("doctree-resolved", keep_punctuation)
     app.connect("html-collect-pages", extra_pages)
     app.connect("html-page-context", page_context)
