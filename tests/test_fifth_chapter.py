@@ -177,7 +177,7 @@ CELLS = [  # id, tags of a code cell or None for Markdown, source
     ("shapes", [], SHAPES),
     ("params", [], PARAMS),
     ("training-text", None, TRAINING_TEXT),
-    ("data", ["setup"], DATA),
+    ("data", ["setup", "parameters"], DATA),
     ("train-text", None, "图5-2是训练过程。"),
     ("train", ["training", "nbval-ignore-output"], TRAIN),
     ("filters-text", None, "最后看第一层的16个卷积核。"),

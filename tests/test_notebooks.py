@@ -80,7 +80,7 @@ def test_file_is_what_colab_and_jupyter_expect(name):
     assert notebook.metadata.kernelspec.name == "python3"
     assert notebook.metadata.accelerator == "GPU"
     assert "widgets" not in notebook.metadata
-    assert notebook.metadata.language_info == {"name": "python"}
+    assert notebook.metadata.language_info == notebooks.LANGUAGE
     ids = [cell.id for cell in notebook.cells]
     assert len(set(ids)) == len(ids)
 
@@ -128,6 +128,13 @@ def test_the_training_cell_holds_the_recorded_run(name):
     assert f"{result}test acc {record['test_acc']:.3f}" in printed
     assert sum("image" in str(o.get("data", "")) or "<figure" in str(o.get("data", ""))
                for o in training.outputs) == 1  # fmt: skip
+
+
+@chapters
+def test_papermill_can_set_the_number_of_epochs(name):
+    """What it is given goes into a cell after the one tagged `parameters`."""
+    (cell,) = notebooks.code_cells(notebooks.read(name), "parameters")
+    assert "num_epochs" in cell.source.split("=")[0] and "train_ch6" not in cell.source
 
 
 @chapters

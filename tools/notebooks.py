@@ -24,6 +24,8 @@ EXAMPLE = {
     "idea": "重复使用3×3卷积的块",
 }
 
+LANGUAGE = {"name": "python", "file_extension": ".py"}  # nbconvert names a script by it
+
 
 class ChapterError(ValueError):
     """One sentence: the file, what is missing in it or cannot be read, and what to do."""

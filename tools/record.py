@@ -265,7 +265,7 @@ def write(name, notebook):
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     notebook.metadata.pop("widgets", None)
-    notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata.language_info = notebooks.LANGUAGE
     files.write_notebook(notebooks.path(name), notebook)
     print(f"record: wrote {notebooks.path(name)}")
 
