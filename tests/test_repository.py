@@ -180,15 +180,15 @@ def test_site_with_an_address(copy):
     assert build.returncode == 0, build.stdout[-3000:] + build.stderr[-3000:]
     for name in NOTEBOOKS:
         page = (copy / "_build/html" / name).with_suffix(".html").read_text(encoding="utf-8")
-        links = set(re.findall(r'href="(https://(?:github|colab)[^"]*)"', page)) - set(
+        links = set(re.findall(r'href="(https://(?:github|colab|kaggle)[^"]*)"', page)) - set(
             re.findall(
-                r'href="(https://(?:github|colab)[^"]*)"',
+                r'href="(https://(?:github|colab|kaggle)[^"]*)"',
                 "".join(map("".join, (c["source"] for c in cells(copy, name)))),
             )
         )
         colab = "https://colab.research.google.com/github/someone/cnn-book/blob/main/"
-        assert colab + name in links
-        assert URL in links
+        kaggle = f"https://kaggle.com/kernels/welcome?src={URL}/blob/main/"
+        assert {colab + name, kaggle + name, URL} <= links
     assert '"/cnn-book/"' in (copy / "_build/html/404.html").read_text(encoding="utf-8")
 
 

@@ -85,7 +85,7 @@ QUERIES = {
 }
 
 # Latin words that may stand alone in the interface: keys and names, beside the chapters' networks.
-ALLOWED = {"Ctrl", "K", "PyTorch", "LeNet", "Colab"}
+ALLOWED = {"Ctrl", "K", "PyTorch", "LeNet", "Colab", "Kaggle"}
 
 
 def give_up(reason):

@@ -219,6 +219,17 @@ def page_context(app, pagename, templatename, context, doctree):
     context["site_root"] = urlsplit(app.config.html_baseurl or "/").path.rstrip("/") + "/"
 
 
+def add_kaggle(app, pagename, templatename, context, doctree):
+    """Beside the theme's button for Colab one for Kaggle, which takes a notebook's address too."""
+    for group in context.get("header_buttons", []):
+        for link in [link for link in group.get("buttons", []) if link.get("text") == "Colab"]:
+            source = link["url"].replace("//colab.research.google.com/github/", "//github.com/")
+            kaggle = {"text": "Kaggle", "tooltip": link["tooltip"].replace("Colab", "Kaggle"),
+                      "icon": "fas fa-rocket",
+                      "url": f"https://kaggle.com/kernels/welcome?src={source}"}  # fmt: skip
+            group["buttons"].append(link | kaggle)
+
+
 def configure(app, config):
     """Set what a YAML file cannot compute, and look whether the theme is the one expected."""
     if (found := importlib.metadata.version("sphinx-book-theme")) != THEME:
@@ -251,5 +262,6 @@ def setup(app):
     app.connect("doctree-resolved", keep_punctuation)
     app.connect("html-collect-pages", extra_pages)
     app.connect("html-page-context", page_context)
+    app.connect("html-page-context", add_kaggle, priority=600)  # after the theme's buttons
     app.connect("build-finished", write_search_data)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
