@@ -77,3 +77,15 @@ def test_the_figure_is_what_its_code_draws():
     figure = TEXT.split("<!-- figure:begin -->\n")[1].split("<!-- figure:end -->")[0]
     assert figure.startswith("<figure") and "\n\n" not in figure  # which would end the HTML
     assert all(part in figure for part in ("3×3 Conv", "1×1 Conv", "Add", "ReLU", "一个残差块"))
+
+
+def test_a_stale_page_is_noticed_and_written_anew(tmp_path, monkeypatch):
+    copy = tmp_path / "d2lmini.md"
+    monkeypatch.setattr(helper_page, "PAGE", copy)
+    copy.write_text(TEXT, "utf-8")
+    helper_page.main(["--check"])
+    copy.write_text(TEXT.replace("一个残差块</figcaption>", "两个残差块</figcaption>"), "utf-8")
+    with pytest.raises(SystemExit, match=r"stale, run python -m tools\.helper_page"):
+        helper_page.main(["--check"])
+    helper_page.main([])
+    assert copy.read_text("utf-8") == TEXT

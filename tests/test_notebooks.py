@@ -85,6 +85,11 @@ def test_file_is_what_colab_and_jupyter_expect(name):
     assert len(set(ids)) == len(ids)
 
 
+def test_cells_run_in_the_environment_of_pytest(pytestconfig):
+    """And not in whatever kernel is called python3 on this machine."""
+    assert pytestconfig.option.nbval_current_env
+
+
 def test_every_notebook_is_a_chapter():
     """One that `_toc.yml` leaves out would be in no table, no test and not on the site."""
     files = {path.relative_to(ROOT) for path in ROOT.glob("chapters/*.ipynb")}

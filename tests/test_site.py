@@ -529,21 +529,6 @@ def extension():
     return module
 
 
-def test_ids_of_svgs_stand_once_on_a_page():
-    svg = (
-        '<svg aria-labelledby="a b"><title id="a">a</title><desc id="b">#a</desc><path id="ab"/>'
-        '<use href="#ab"/><g clip-path="url(#b)" style="fill: url(#ab)"><a href="#out"/></g></svg>'
-    )
-    once, *others = extension().unique_ids(f"<p id='a'>{svg}</p>{svg}\n{svg}").split("<svg")[1:]
-    assert f"<svg{once}".startswith(svg)
-    for number, other in enumerate(others, 2):
-        assert f'aria-labelledby="a-{number} b-{number}"' in other
-        for name in ("a", "b", "ab"):
-            assert other.count(f' id="{name}-{number}"') == 1
-        assert f"url(#b-{number})" in other and other.count(f"#ab-{number}") == 2
-        assert ">a</title>" in other and ">#a</desc>" in other and '"#out"' in other
-
-
 def test_formulas_stay_readable_in_excerpts(browser):
     d2l_site = extension()
     assert {tex: d2l_site.plain_formula(tex) for tex in FORMULAS} == FORMULAS

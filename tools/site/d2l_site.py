@@ -8,7 +8,6 @@ Sphinx and the themes mark as translatable), `TEXTS` below (strings the themes d
 import datetime
 import html
 import importlib.metadata
-import itertools
 import json
 import re
 import shutil
@@ -65,32 +64,6 @@ def in_chinese(page):
     for english, chinese in TEXTS.items():
         page = page.replace(english, chinese)
     return page
-
-
-def unique_ids(page):
-    """Give the ids of an SVG a suffix, -2 and so on, where one stands in an SVG before it.
-
-    Equal ids mean equal things, but a page may hold an id once only.
-    """
-    taken = set()
-
-    def suffixed(match):
-        svg = match[0]
-        ids = re.findall(r'<[^<>]* id="([^"]+)"', svg)
-        suffixes = itertools.chain([""], map("-{}".format, itertools.count(2)))
-        suffix = next(s for s in suffixes if taken.isdisjoint(i + s for i in ids))
-        taken.update(i + suffix for i in ids)
-        if not suffix:
-            return svg
-        known = "|".join(map(re.escape, ids))
-        svg = re.sub(rf'( id="|"#|\(#)({known})(?=[")])', rf"\1\2{suffix}", svg)
-        return re.sub(
-            r'(?<=aria-labelledby=")[^"]*',
-            lambda labels: " ".join(i + suffix * (i in ids) for i in labels[0].split()),
-            svg,
-        )
-
-    return re.sub(r"(?s)<svg\b.*?</svg>", suffixed, page)
 
 
 def readable(node):
@@ -213,8 +186,6 @@ def extra_pages(app):
 
 def page_context(app, pagename, templatename, context, doctree):
     """Hand the templates what they need."""
-    if "body" in context:
-        context["body"] = unique_ids(context["body"])
     context["in_chinese"] = in_chinese
     context["site_root"] = urlsplit(app.config.html_baseurl or "/").path.rstrip("/") + "/"
 
