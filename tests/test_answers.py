@@ -4,9 +4,7 @@ Those that are measured take minutes or more; here they run on the sample of 20 
 other numbers. What they printed in full is held to the record, by the hash of their code.
 """
 
-import contextlib
 import datetime
-import io
 import itertools
 import json
 import re
@@ -34,13 +32,6 @@ def record_of(answer):
     return content_of(answer)["record"]
 
 
-def printed_by(code, namespace):
-    """What code prints that runs among these names."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(code, "answer", "exec"), namespace)
-    return printed.getvalue()
-
-
 def without_numbers(text):
     """A text with every number as #: what measured answers print on other images, too."""
     return re.sub(r"\d[\d,]*(\.\d+)?(e[+-]\d+)?", "#", text).strip()
@@ -51,7 +42,7 @@ def without_numbers(text):
 def test_answer(blocks):
     namespace = notebooks.network_namespace(blocks[0].chapter)
     for answer in blocks:
-        printed = printed_by(answer.code, namespace)
+        printed = blocks.run(answer.code, namespace).printed
         if answer.name:
             assert without_numbers(printed) == without_numbers(answer.text)
         elif answer.text:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import d2lmini
-from tools import helper_page
+from tools import blocks, helper_page
 
 TEXT = helper_page.PAGE.read_text("utf-8")
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT, re.DOTALL | re.MULTILINE))
@@ -49,10 +49,10 @@ def test_signature_options_and_code(name):
     prose = section.split("\n\n", 1)[1] + (OF_ALL_FIGURES if "caption" in section else "")
     for parameter in inspect.signature(public).parameters:
         assert f"`{parameter}`" in prose, f"nothing is said of {parameter}"
-    blocks = helper_page.BLOCK.findall(section)
-    assert blocks
+    code = [found["code"] for found in blocks.BLOCK.finditer(section)]
+    assert code
     if name not in ("History",):  # train_ch6 makes it, and the code reads it
-        assert any(f"d2l.{name}(" in source for source, _ in blocks)
+        assert any(f"d2l.{name}(" in source for source in code)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -62,13 +62,13 @@ def test_methods_of_classes(name):
 
 
 def test_all_of_the_code_runs_and_prints_what_the_page_says(capsys):
-    ran = list(helper_page.run(TEXT))
+    ran = list(blocks.run_all(TEXT))
     assert len(ran) > len(SECTIONS)
     for block in ran:
-        if block.promised:
-            assert block.printed == block.promised, block.source
-        if re.search(r"d2l\.(draw|show\w*)\(", block.source):
-            assert block.figures, block.source
+        if block.text:
+            assert block.printed == block.text, block.code
+        if re.search(r"d2l\.(draw|show\w*)\(", block.code):
+            assert block.figures, block.code
 
 
 def test_the_figure_is_what_its_code_draws():

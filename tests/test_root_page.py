@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from tools import notebooks, root_page
+from tools import files, notebooks, root_page
 
 CHAPTERS = [notebooks.chapter(name) for name in ("alexnet", "vgg", "nin", "googlenet")]
 
@@ -114,7 +114,7 @@ def test_a_changed_drawing_is_drawn_anew(tmp_path, monkeypatch):
 
 def test_a_page_without_its_markers_says_so():
     with pytest.raises(notebooks.ChapterError, match="needs one <!-- costs:begin -->"):
-        root_page.replace("a page", "costs", str)
+        files.replace("a page", "costs", str)
 
 
 def test_every_curve_is_drawn_and_told_apart_without_colours():

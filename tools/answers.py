@@ -16,22 +16,14 @@ import argparse
 import ast
 import dataclasses
 import datetime
-import re
 import time
 from pathlib import Path
 
 import nbformat
 
-from tools import code_hash, files, notebooks, runs
+from tools import blocks, code_hash, files, notebooks, runs
 
 RECORDINGS = Path("recordings", "answers")
-BLOCK = re.compile(
-    r"(?:<!-- measured: (?P<name>[\w-]+) -->\s*)?"
-    r"```python\n(?P<code>.*?)```"
-    r"(?P<printed>\s*```text\n(?P<text>.*?)```)?"
-    r"(?P<placed>\s*（实测：(?P<told>[^\n]*)）$)?",
-    re.DOTALL | re.MULTILINE,
-)
 SEEDS = 3  # at least
 
 
@@ -57,7 +49,7 @@ def answers(root=None):
         for chapter in notebooks.names(root)
         for cell in notebooks.read(chapter, root).cells
         if cell.cell_type == "markdown" and "<details>" in cell.source
-        for found in BLOCK.finditer(cell.source)
+        for found in blocks.BLOCK.finditer(cell.source)
     ]
 
 
@@ -175,7 +167,7 @@ def write(answer, content):
             f"```text\n{record['text'].rstrip()}\n```\n\n（实测：{told(record)}）"
         )
 
-    cell.source = BLOCK.sub(placed, cell.source)
+    cell.source = blocks.BLOCK.sub(placed, cell.source)
     files.write_json(record_path(answer.name), content)
     files.write_notebook(path, notebook)
 

@@ -12,7 +12,6 @@ into recordings/NAME.json and, where they are few, rounded weights into recordin
 """
 
 import argparse
-import ast
 import datetime
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def paths(name):
 def skip_training(name, drop):
     """Run all cells but those that train or need a trained network."""
     notebook = notebooks.read(name)
-    dropped = stale_cells(notebook, name)
+    training, trained = stale(notebook, name)
+    dropped = training + trained
     if dropped and not drop:
         raise notebooks.ChapterError(
             f"chapters/{name}.ipynb: its record is of other code, cell {', '.join(dropped)} "
@@ -50,12 +50,12 @@ def skip_training(name, drop):
                 ran[cell.id] = cell
     check_outputs(name, {cell.id: cell.outputs for cell in ran.values()})
     current = notebooks.read(name)  # which may have been edited meanwhile
-    if dropped and stale_training(current, name):
-        del current.metadata["d2lmini"]
-        dropped = [cell.id for cell in notebooks.code_cells(current, *RESULTS)]
     results = notebooks.code_cells(current, *RESULTS)
+    if dropped and stale(current, name)[0]:  # without its training nothing of the record holds
+        del current.metadata["d2lmini"]
+        dropped = [cell.id for cell in results]
     for cell in notebooks.code_cells(current):
-        if cell.id in dropped and cell in results:
+        if cell in results and cell.id in dropped:
             cell.outputs, cell.execution_count = [], None
         elif cell.id in ran and cell.source == ran[cell.id].source:
             cell.outputs, cell.execution_count = ran[cell.id].outputs, 0
@@ -64,24 +64,15 @@ def skip_training(name, drop):
     write(name, current)
 
 
-def stale_training(notebook, name):
-    """The cells in which a record's training differs from the notebook's."""
-    record = notebook.metadata.get("d2lmini")
+def stale(notebook, name):
+    """The cells that differ from a record's: those of its training, and those of tag `trained`."""
+    recorded = notebook.metadata.get("d2lmini", {}).get("code")
+    if recorded is None:
+        return [], []
     now = code_hash.training_code(notebook, name)
-    if record is None or record["code"]["training"] == now["training"]:
-        return []
-    return code_hash.differing(record["code"]["cells"], now["cells"])
-
-
-def stale_cells(notebook, name):
-    """The cells whose recorded outputs are those of other code."""
-    record = notebook.metadata.get("d2lmini")
-    if record is None:
-        return []
-    now = code_hash.training_code(notebook, name)
-    return stale_training(notebook, name) + code_hash.differing(
-        record["code"]["trained"], now["trained"]
-    )
+    same = recorded["training"] == now["training"]
+    training = [] if same else code_hash.differing(recorded["cells"], now["cells"])
+    return training, code_hash.differing(recorded["trained"], now["trained"])
 
 
 # --- a full recording -----------------------------------------------------------------------------
@@ -92,7 +83,12 @@ def record(name, folder, args):
     notebook = notebooks.read(name)
     code = code_hash.training_code(notebook, name)
     notebooks.chapter(name)  # a fault is told now, not after hours of training
-    check_one_call(notebook, name)
+    (cell,) = notebooks.code_cells(notebook, "training")
+    if (calls := cell.source.count("train_ch6(")) != 1:
+        raise notebooks.ChapterError(
+            f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {calls} times; a "
+            "record is of one call"
+        )
     files.refuse_read_only(notebooks.path(name), *paths(name), folder / name / "recording.json")
     commit = runs.commit(name, lambda committed: code_hash.training_code(committed, name))
     with runs.alone(folder / name / "lock"):
@@ -173,21 +169,6 @@ def train(name, folder, notebook, state, seed, done=None):
                 state["code"]["trained"][cell.id] = trained[cell.id]
             if tags & RESULTS:
                 files.write_json(folder / "recording.json", state)
-
-
-def check_one_call(notebook, name):
-    """Refuse a training cell that trains more than once: a record is of one training."""
-    (cell,) = notebooks.code_cells(notebook, "training")
-    calls = [
-        node
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "train_ch6"
-    ]
-    if len(calls) != 1:
-        raise notebooks.ChapterError(
-            f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {len(calls)} "
-            "times; a record is of one call"
-        )
 
 
 # --- into the notebook ----------------------------------------------------------------------------

@@ -204,39 +204,24 @@ def page():
         return stamped(draw, caption, (labels, layers), old)
 
     text = PAGE.read_text("utf-8")
-    text = replace(text, "networks", lambda _: network_table(chapters, costs, recorded))
-    text = replace(text, "costs", costs_chart)
-    return replace(text, "results", lambda old: results(chapters, recorded, old))
+    text = files.replace(text, "networks", lambda _: network_table(chapters, costs, recorded))
+    text = files.replace(text, "costs", costs_chart)
+    return files.replace(text, "results", lambda old: results(chapters, recorded, old))
 
 
 def readme(path=None, wording=ENGLISH):
     """A README as it should be."""
     chapters = notebooks.chapters()
     text = (path or README).read_text("utf-8")
-    return replace(
+    return files.replace(
         text, "records", lambda _: readme_results(chapters, recordings(chapters), wording)
     )
-
-
-def replace(text, name, write):
-    """Put what `write` makes of the old text between the two markers of that name."""
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-    if text.count(begin) != 1 or end not in text.split(begin)[1]:
-        raise notebooks.ChapterError(f"the page needs one {begin.strip()} and one {end} after it")
-    before, rest = text.split(begin)
-    old, after = rest.split(end, 1)
-    return before + begin + write(old) + end + after
 
 
 @notebooks.exit_on_fault("root_page")
 def main(argv):
     fresh = {PAGE: page(), README: readme(), README_ZH: readme(README_ZH, CHINESE)}
-    stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]
-    if argv == ["--check"] and stale:
-        raise SystemExit(f"{' and '.join(stale)}: stale, run python -m tools.root_page")
-    if argv != ["--check"]:
-        for path, text in fresh.items():
-            files.write_whole(path, text)
+    files.write_or_check(fresh, argv, "root_page")
 
 
 if __name__ == "__main__":
