@@ -273,9 +273,9 @@ def test_root_page_and_readme_tell_of_it(book):
     chart = page.split("<!-- costs:begin -->")[1].split("<!-- costs:end -->")[0]
     assert f"{root_page.NUMERALS[NUMBER]}个网络的参数和计算量" in chart
     assert "ResNet, small共77,562个参数" in chart  # its bar, in the alternative text
-    assert "尚未录制完整训练：ResNet（小）。" in page
+    assert f"尚未录制完整训练：[ResNet（小）]({NAME}.ipynb)。" in page
     readme = (book / "README.md").read_text("utf-8")
-    assert f"Not recorded yet: the full training of {NAME}." in readme
+    assert f"Not recorded yet: the full training of `{NAME}`." in readme
 
 
 @pytest.mark.slow

@@ -41,35 +41,42 @@ def recording(*finals, device="cpu"):
     return {"record": record, "histories": histories}
 
 
+def table(recorded, wording=root_page.CHINESE, name_of=root_page.link):
+    return root_page.results(CHAPTERS, recorded, wording, name_of)
+
+
 def test_every_result_comes_from_the_recordings():
     recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92, 0.93, device="cuda:0")}
-    vgg, nin = root_page.result_rows(CHAPTERS, recorded, lambda chapter: chapter.name, "{}:{:02}")
-    machine = "cpu (AMD EPYC, 2 threads)"
-    assert nin == ("nin", 1, "0.877", "1:03", machine, "torch 2.14.1, bf16", "2026-11-25")
-    assert vgg[1:3] == (3, "0.920 ± 0.010") and vgg[5] == "torch 2.14.1, CUDA 13.0, bf16"
+    chinese = table(recorded)
+    machine = "cpu (AMD EPYC, 2 threads) | torch 2.14.1, bf16 | 2026-11-25"
+    assert f"| [NiN](nin.ipynb) | 1 | 0.877 | 1小时3分 | {machine} |\n" in chinese
+    assert chinese.endswith("[AlexNet](alexnet.ipynb)、[GoogLeNet](googlenet.ipynb)。\n")
+    english = table(recorded, root_page.ENGLISH, "`{0.name}`".format)
+    row = (
+        "`vgg` | 3 | 0.920 ± 0.010 | 1 h 3 min | cuda:0 (AMD EPYC, 2 threads) | torch 2.14.1, CUDA"
+    )
+    assert row in english and english.endswith("training of `alexnet`, `googlenet`.\n")
 
-    page = root_page.results(CHAPTERS, recorded, old="")
-    assert "| [NiN](nin.ipynb) | 1 | 0.877 | 1小时3分 |" in page
-    assert "NiN 0.877" in page and "VGG-11 / 4 0.910" in page  # the chart's alternative text
-    assert page.endswith("尚未录制完整训练：AlexNet、GoogLeNet。\n")
-    again = root_page.results(CHAPTERS, recorded, old=page)
-    assert again == page, "the chart is drawn again for nothing"
+
+def test_without_recordings_pages_say_so():
+    assert root_page.curves_chart(CHAPTERS, {}, old="") == ""
+    assert table({}).startswith("\n尚未录制完整训练：[AlexNet](alexnet.ipynb)、")
+
+
+def test_a_chart_is_drawn_anew_where_numbers_or_drawing_changed(tmp_path, monkeypatch):
+    recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92)}
+    chart = root_page.curves_chart(CHAPTERS, recorded, old="")
+    assert "NiN 0.877" in chart and "VGG-11 / 4 0.910" in chart  # the alternative text
+    assert root_page.curves_chart(CHAPTERS, recorded, old=chart) == chart
     changed = {**recorded, "nin": recording(0.9)}
-    assert "NiN 0.900" in root_page.results(CHAPTERS, changed, old=page)
-
-    text = root_page.readme_results(CHAPTERS, recorded)
-    assert "| `vgg` | 3 | 0.920 ± 0.010 | 1 h 3 min | cuda:0 (AMD EPYC, 2 threads) |" in text
-    assert "Not recorded yet: the full training of alexnet, googlenet." in text
-
-
-def test_without_recordings_page_and_readme_say_so():
-    assert (
-        root_page.results(CHAPTERS, {}, old="")
-        == "\n尚未录制完整训练：AlexNet、VGG-11（通道为¼）、NiN、GoogLeNet。\n"
-    )
-    assert "Not recorded yet: the full training of alexnet" in root_page.readme_results(
-        CHAPTERS, {}
-    )
+    assert "NiN 0.900" in root_page.curves_chart(CHAPTERS, changed, old=chart)
+    other = tmp_path / "style.py"
+    other.write_text("COLOUR = 1")
+    monkeypatch.setattr(root_page, "DRAWN_BY", [*root_page.DRAWN_BY, other])
+    anew = root_page.curves_chart(CHAPTERS, recorded, old=chart)
+    assert anew != chart
+    other.write_text("COLOUR = 1  # a comment")
+    assert root_page.curves_chart(CHAPTERS, recorded, old=anew) == anew
 
 
 def test_networks_are_listed_with_their_record():
@@ -98,18 +105,6 @@ def test_what_other_code_recorded_is_left_out(monkeypatch):
 
     monkeypatch.setattr(notebooks, "read", changed)
     assert list(root_page.recordings(CHAPTERS)) == [name for name in before if name != "vgg"]
-
-
-def test_a_changed_drawing_is_drawn_anew(tmp_path, monkeypatch):
-    recorded = {"nin": recording(0.87654)}
-    page = root_page.results(CHAPTERS, recorded, old="")
-    other = tmp_path / "style.py"
-    other.write_text("COLOUR = 1")
-    monkeypatch.setattr(root_page, "DRAWN_BY", [*root_page.DRAWN_BY, other])
-    anew = root_page.results(CHAPTERS, recorded, old=page)
-    assert anew != page
-    other.write_text("COLOUR = 1  # a comment")
-    assert root_page.results(CHAPTERS, recorded, old=anew) == anew
 
 
 def test_a_page_without_its_markers_says_so():

@@ -30,23 +30,16 @@ README = notebooks.ROOT / "README.md"
 README_ZH = notebooks.ROOT / "README.zh.md"
 NUMERALS = dict(enumerate("零一二三四五六七八九十"))
 # What the charts' pictures depend on besides their numbers.
-DRAWN_BY = [
-    Path(__file__),
-    *(notebooks.ROOT / "d2lmini" / "figures" / f"{name}.py"
-      for name in ("costs", "histories", "inline_svg", "style")),
-]  # fmt: skip
+DRAWN_BY = [Path(__file__), *sorted((notebooks.ROOT / "d2lmini" / "figures").glob("*.py"))]
 ALONE = 0.8  # of the processors' time, at least: a training that shared the machine got less
 SHARED = "\n“—”：录制时机器还在做别的事，吞吐量不作数。\n"
 COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种层"
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
-RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
-README_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
-               "Software, precision", "Date")  # fmt: skip
 
 
 class Wording(NamedTuple):
-    """How a README says it: the table's head, hours and minutes, which trainings are missing."""
+    """How a page tells of the trainings: the table's head, hours and minutes, what is missing."""
 
     head: tuple
     duration: str
@@ -54,8 +47,14 @@ class Wording(NamedTuple):
     comma: str
 
 
-ENGLISH = Wording(README_HEAD, "{} h {} min", "Not recorded yet: the full training of {}.", ", ")
-CHINESE = Wording(RESULTS_HEAD, "{}小时{}分", "尚未录制完整训练：{}。", "、")
+ENGLISH = Wording(
+    ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Software, precision", "Date"),
+    "{} h {} min", "Not recorded yet: the full training of {}.", ", ",
+)  # fmt: skip
+CHINESE = Wording(
+    ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期"),
+    "{}小时{}分", "尚未录制完整训练：{}。", "、",
+)  # fmt: skip
 
 
 def networks(chapters):
@@ -115,52 +114,31 @@ def accuracy(histories):
     return f"{statistics.mean(finals):.3f}{deviation}"
 
 
-def result_rows(chapters, recorded, name_of, hours_and_minutes):
-    """A row for each recorded chapter: what came out, on what, when."""
-    for chapter in chapters:
-        if chapter.name not in recorded:
-            continue
-        content = recorded[chapter.name]
-        record = content["record"]
+def results(chapters, recorded, wording, name_of):
+    """The recorded trainings as a table, what came out, on what, when; and which are missing."""
+    rows = []
+    for chapter, content in [(c, recorded[c.name]) for c in chapters if c.name in recorded]:
+        record, histories = content["record"], content["histories"]
         hours, minutes = divmod(round(record["training_seconds"] / 60), 60)
         software = f"torch {record['torch'].partition('+')[0]}"  # without the build's CUDA
         if record["device"].startswith("cuda"):
             software += f", CUDA {record['cuda']}"
-        yield (
-            name_of(chapter),
-            len(content["histories"]),
-            accuracy(content["histories"]),
-            hours_and_minutes.format(hours, minutes),
-            f"{record['device']} ({record['device_name']})",
-            f"{software}, {record['precision']}",
+        rows.append((
+            name_of(chapter), len(histories), accuracy(histories),
+            wording.duration.format(hours, minutes),
+            f"{record['device']} ({record['device_name']})", f"{software}, {record['precision']}",
             record["started"][:10],
-        )
-
-
-def results(chapters, recorded, old):
-    """The root page's account of the recorded trainings: chart and table."""
-    missing = "、".join(chapter.network for chapter in chapters if chapter.name not in recorded)
-    note = f"\n尚未录制完整训练：{missing}。\n" if missing else ""
-    if not recorded:
-        return note
-    curves = {
-        chapter.label: recorded[chapter.name]["histories"][0]["test_acc"]
-        for chapter in chapters
-        if chapter.name in recorded
-    }
-    rows = result_rows(chapters, recorded, link, "{}小时{}分")
-    chart = stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old)
-    return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
-
-
-def readme_results(chapters, recorded, wording=ENGLISH):
-    """A README's account of the same."""
-    missing = [chapter.name for chapter in chapters if chapter.name not in recorded]
+        ))  # fmt: skip
+    missing = [name_of(chapter) for chapter in chapters if chapter.name not in recorded]
     note = f"\n{wording.missing.format(wording.comma.join(missing))}\n" if missing else ""
-    if not recorded:
-        return note
-    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", wording.duration)
-    return f"\n{markdown_table(wording.head, rows)}{note}\n"
+    return (f"\n{markdown_table(wording.head, rows)}" if rows else "") + note
+
+
+def curves_chart(chapters, recorded, old):
+    """The chart of the recorded trainings, '' where there is none."""
+    curves = {chapter.label: recorded[chapter.name]["histories"][0]["test_acc"]
+              for chapter in chapters if chapter.name in recorded}  # fmt: skip
+    return stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old) if curves else ""
 
 
 def curves_figure(curves):
@@ -198,29 +176,28 @@ def page():
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
     layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
     caption = COSTS_CAPTION.format(NUMERALS.get(len(nets), len(nets)))
-
-    def costs_chart(old):
-        draw = functools.partial(costs_figure, nets, shapes, labels)
-        return stamped(draw, caption, (labels, layers), old)
-
+    draw = functools.partial(costs_figure, nets, shapes, labels)
     text = PAGE.read_text("utf-8")
-    text = files.replace(text, "networks", lambda _: network_table(chapters, costs, recorded))
-    text = files.replace(text, "costs", costs_chart)
-    return files.replace(text, "results", lambda old: results(chapters, recorded, old))
+    for name, write in (
+        ("networks", lambda _: network_table(chapters, costs, recorded)),
+        ("costs", lambda old: stamped(draw, caption, (labels, layers), old)),
+        ("results", lambda old: curves_chart(chapters, recorded, old)
+                                + results(chapters, recorded, CHINESE, link)),
+    ):  # fmt: skip
+        text = files.replace(text, name, write)
+    return text
 
 
-def readme(path=None, wording=ENGLISH):
+def readme(path, wording):
     """A README as it should be."""
     chapters = notebooks.chapters()
-    text = (path or README).read_text("utf-8")
-    return files.replace(
-        text, "records", lambda _: readme_results(chapters, recordings(chapters), wording)
-    )
+    table = results(chapters, recordings(chapters), wording, "`{0.name}`".format)
+    return files.replace(path.read_text("utf-8"), "records", lambda _: f"{table}\n")
 
 
 @notebooks.exit_on_fault("root_page")
 def main(argv):
-    fresh = {PAGE: page(), README: readme(), README_ZH: readme(README_ZH, CHINESE)}
+    fresh = {PAGE: page(), README: readme(README, ENGLISH), README_ZH: readme(README_ZH, CHINESE)}
     files.write_or_check(fresh, argv, "root_page")
 
 
