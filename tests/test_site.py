@@ -243,6 +243,13 @@ def test_only_scripts_that_are_used(browser):
     }
 
 
+def test_files_that_no_page_uses_are_gone_and_code_is_told_from_prose():
+    assert not [path for pattern in extension().UNUSED for path in SITE.glob(pattern)]
+    data = (SITE / "_static/searchdata.js").read_text("utf-8")[len("const BOOK=") : -2]
+    (block,) = (s for s in json.loads(data) if s["url"].startswith("chapters/vgg.html#vgg-block"))
+    assert "def vgg_block(" in block["code"] and "def " not in block["text"]
+
+
 def test_every_local_link_leads_somewhere(browser):
     with Tab(browser) as tab:
         missing = []
@@ -415,7 +422,7 @@ MADE_UP = """() => {
   add("code", "码", "", "丑寅卯 丑寅卯 zi chou mao 1", true);
   add("prose", "文", "丑寅卯。 zi chou mao 2");
   add("long", "长", `${"头".repeat(30)}。辰巳午未。${"尾".repeat(200)}`);
-  add("numbers", "数", "11×11 qux-11 0.8812");
+  add("numbers", "数", "11×1 1×11 qux-11 0.8812");
   const found = query => search(query).results.map(r => r.section.url);
   const shown = (query, length = 1) => search(query).results.slice(0, length).map(r =>
     r.section.text.slice(excerpt(r).start, excerpt(r).end));
@@ -427,6 +434,7 @@ MADE_UP = """() => {
   const item = document.querySelector("#search-results > li");
   return {
     order: found("甲乙丙"), code: found("丑寅卯"), message: found("zi chou mao 3"),
+    near: search("zi chou mao 3").isNear,
     sentence: shown("巳午")[0].startsWith("辰巳午未"),
     overlap: marked("卷积层", "卷积", "积层").textContent,
     longest: marked("卷积层", "卷", "卷积").querySelector("mark").textContent,
@@ -444,6 +452,7 @@ def test_search_in_detail(browser):
             "order": ["heading", "chapter", "appendix"],
             "code": ["prose", "code"],
             "message": ["prose", "code"],
+            "near": False,
             "sentence": True,
             "overlap": "卷积层",
             "longest": "卷积",

@@ -42,7 +42,7 @@ def training_code(notebook, name):
     hashed = [c for c in cells if c.id == "imports" or notebooks.tags(c) & {"net", "setup"}]
     training, trained = (notebooks.code_cells(notebook, tag) for tag in ("training", "trained"))
     needed = needed_statements(_statements(hashed), _statements(training))
-    others = [c for c in cells if c not in [*hashed, *training, *trained] and c.id != "install"]
+    others = [c for c in cells if c not in [*hashed, *training, *trained]]
     _check_bound(name, needed, others)
     by_cell = {}
     for statement in needed:
