@@ -522,10 +522,10 @@ FORMULAS = {
     r"\ln 10": "ln 10",
     r"-\ln 0.1=\ln 10": "-ln 0.1=ln 10",
     r"\max(x, 0)": "max(x, 0)",
-    r"2\times9c^2=18c^2": "2×9c²=18c²",
-    r"2^{20}": "2²⁰",
+    r"2\times9c^2=18c^2": "2×9c^2=18c^2",
+    r"2^{20}": "2^20",
     r"\frac1{12}": "1/12",
-    r"\lfloor s/2^k\rfloor": "⌊s/2ᵏ⌋",
+    r"\lfloor s/2^k\rfloor": "⌊s/2^k⌋",
     r"\left\lfloor \frac{n + 2p - k}{s} \right\rfloor + 1.": "⌊(n + 2p - k)/s⌋ + 1.",
     r"x_i^{a+b}\leq\sqrt{2}": "x_i^(a+b)≤√2",
 }

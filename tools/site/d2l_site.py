@@ -48,15 +48,10 @@ UNUSED = [
 ]
 # Formulas in search results: TeX commands that do not read as their own name does (ln, max).
 SYMBOLS = {
-    "left": "", "right": "", "quad": " ", "text": "", "mathrm": "", "mathbf": "",
-    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "sqrt": "√", "sum": "∑", "prod": "∏",
-    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈",
-    "to": "→", "rightarrow": "→", "infty": "∞", "partial": "∂", "dots": "…", "cdots": "…",
-    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "alpha": "α", "beta": "β",
-    "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "lambda": "λ", "mu": "μ",
-    "sigma": "σ",
+    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "sqrt": "√", "sum": "∑", "leq": "≤",
+    "geq": "≥", "neq": "≠", "approx": "≈", "to": "→", "infty": "∞", "lfloor": "⌊", "rfloor": "⌋",
+    "left": "", "right": "", "text": "", "mathrm": "", "quad": " ", "eta": "η", "sigma": "σ",
 }  # fmt: skip
-RAISED = str.maketrans("0123456789+-kn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵏⁿ")
 
 
 def in_chinese(page):
@@ -83,22 +78,11 @@ def readable(node):
 
 
 def plain_formula(tex):
-    """Return a formula as a line of text: (n + 2p - k)/s, 18c², ln 10."""
-
-    def fraction(match):
-        above, below = (part.strip("{} ") for part in match.groups())
-        return "/".join(f"({p})" if re.search(r"[-+ ]", p) else p for p in (above, below))
-
-    def power(match):
-        exponent = match[1].strip("{}")
-        raised = exponent.translate(RAISED)
-        return raised if not set(raised) & set(exponent) else f"^({exponent})"
-
-    tex = re.sub(r"\\[,;:! ]", " ", tex)
-    tex = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", fraction, tex)
-    tex = re.sub(r"\^(\{[^{}]*\}|\w)", power, tex)
-    tex = re.sub(r"\\([a-zA-Z]+)", lambda match: SYMBOLS.get(match[1], match[1]), tex)
-    return re.sub(r"(?<=[⌊⌈(])\s+|\s+(?=[⌋⌉)])", "", re.sub(r"[\\{}$]", "", tex))
+    """Return a formula as a line of text: (n + 2p - k)/s, 18c^2, ln 10."""
+    tex = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", r"\1/\2", tex)
+    tex = re.sub(r"(?<!text)\{([^{}]*[-+ ][^{}]*)\}", r"(\1)", tex)
+    tex = re.sub(r"\\([a-zA-Z]+)|\\[,;:! ]", lambda tex: SYMBOLS.get(tex[1], tex[1] or " "), tex)
+    return re.sub(r"(?<=[⌊(])\s+|\s+(?=[⌋)])|[\\{}$]", "", tex)
 
 
 class Anchors(SphinxTransform):

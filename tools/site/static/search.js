@@ -80,7 +80,7 @@ function search(query) {
   // A message, of three words and more, may have come with other numbers, and chapters do not go
   // before the appendices then.
   const isMessage = parts.filter(part => /^\W*[a-z]{2,}\W*$/.test(part)).length >= 3;
-  const found = parts.filter(part => !isMessage || !/\d/.test(part)).map(pattern);
+  const found = parts.filter(part => !isMessage || /^\D{2,}$/.test(part)).map(pattern);
   let results = sections.map(section => ({section, found,
     score: exact(section, found) * (section.chapter && !isMessage ? 2 : 1)}));
   const isNear = !results.some(r => r.score > 0);
