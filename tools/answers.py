@@ -13,9 +13,10 @@ and taken from there as long as its code is the same: an interrupted call loses 
 """
 
 import argparse
-import ast
 import dataclasses
 import datetime
+import json
+import re
 import time
 from pathlib import Path
 
@@ -81,9 +82,9 @@ def record_path(name, root=None):
 
 def seeds_of(answer):
     """The seeds that an answer's code names, before hours are spent on it."""
-    for tree in ast.parse(answer.code).body:
-        if isinstance(tree, ast.Assign) and getattr(tree.targets[0], "id", "") == "seeds":
-            return list(eval(ast.unparse(tree.value)))
+    if line := re.search(r"(?m)^seeds\b.*=.+$", answer.code):
+        exec(line[0], named := {})
+        return list(named["seeds"])
     raise notebooks.ChapterError(
         f"{answer}: its code has no line `seeds = ...`; name three seeds or more there"
     )
@@ -125,15 +126,9 @@ def measure(answer):
     return {"record": record, "histories": rounded(histories)}
 
 
-def rounded(value):
-    """Numbers with six digits behind the point, at any depth."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return value
+def rounded(histories):
+    """Their numbers with six digits behind the point."""
+    return json.loads(json.dumps(histories), parse_float=lambda text: round(float(text), 6))
 
 
 # --- writing --------------------------------------------------------------------------------------
