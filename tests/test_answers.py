@@ -42,7 +42,7 @@ def without_numbers(text):
 def test_answer(blocks):
     namespace = notebooks.network_namespace(blocks[0].chapter)
     for answer in blocks:
-        printed = blocks.run(answer.code, namespace).printed
+        printed = run(answer.code, namespace).printed
         if answer.name:
             assert without_numbers(printed) == without_numbers(answer.text)
         elif answer.text:
