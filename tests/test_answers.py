@@ -12,6 +12,7 @@ import re
 import pytest
 
 from tools import answers, notebooks
+from tools.blocks import run
 
 ANSWERS = answers.answers()
 MEASURED = [answer for answer in ANSWERS if answer.name]

@@ -121,7 +121,9 @@ def test_the_training_cell_holds_the_recorded_run(name):
         f"the training of this code is not recorded: run python -m tools.record "
         f"chapters/{name}.ipynb"
     )
-    assert record["code"]["trained"] == code_now["trained"], "run python -m tools.record --from-weights"
+    assert record["code"]["trained"] == code_now["trained"], (
+        "run python -m tools.record --from-weights"
+    )
     (training,) = (cell for cell in code(notebook) if "training" in notebooks.tags(cell))
     stored = json.loads((ROOT / "recordings" / f"{name}.json").read_text("utf-8"))
     assert stored["record"] == record, "recordings/ and the notebook tell of two runs"
