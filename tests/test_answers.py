@@ -4,9 +4,7 @@ Those that are measured take minutes or more; here they run on the sample of 20 
 other numbers. What they printed in full is held to the record, by the hash of their code.
 """
 
-import contextlib
 import datetime
-import io
 import itertools
 import json
 import re
@@ -14,6 +12,7 @@ import re
 import pytest
 
 from tools import answers, notebooks
+from tools.blocks import run
 
 ANSWERS = answers.answers()
 MEASURED = [answer for answer in ANSWERS if answer.name]
@@ -34,13 +33,6 @@ def record_of(answer):
     return content_of(answer)["record"]
 
 
-def printed_by(code, namespace):
-    """What code prints that runs among these names."""
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(code, "answer", "exec"), namespace)
-    return printed.getvalue()
-
-
 def without_numbers(text):
     """A text with every number as #: what measured answers print on other images, too."""
     return re.sub(r"\d[\d,]*(\.\d+)?(e[+-]\d+)?", "#", text).strip()
@@ -51,7 +43,7 @@ def without_numbers(text):
 def test_answer(blocks):
     namespace = notebooks.network_namespace(blocks[0].chapter)
     for answer in blocks:
-        printed = printed_by(answer.code, namespace)
+        printed = run(answer.code, namespace).printed
         if answer.name:
             assert without_numbers(printed) == without_numbers(answer.text)
         elif answer.text:
@@ -64,7 +56,7 @@ def test_every_chapter_has_an_answer_with_code():
 
 @measured
 def test_the_text_of_a_measured_answer_is_its_record(answer):
-    again = f"run python tools/answers.py {answer.name}"
+    again = f"run python -m tools.answers {answer.name}"
     assert answers.record_path(answer.name).is_file(), f"{answer} is not measured: {again}"
     record = record_of(answer)
     assert record["code"] == answers.code_of(answer), f"{answer} was other code: {again}"

@@ -177,7 +177,7 @@ CELLS = [  # id, tags of a code cell or None for Markdown, source
     ("shapes", [], SHAPES),
     ("params", [], PARAMS),
     ("training-text", None, TRAINING_TEXT),
-    ("data", ["setup"], DATA),
+    ("data", ["setup", "parameters"], DATA),
     ("train-text", None, "图5-2是训练过程。"),
     ("train", ["training", "nbval-ignore-output"], TRAIN),
     ("filters-text", None, "最后看第一层的16个卷积核。"),
@@ -232,13 +232,13 @@ def book(tmp_path_factory):
     """A copy of the book, with a fifth chapter by CONTRIBUTING's steps."""
     copy = tmp_path_factory.mktemp("fifth") / "book"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    run(copy, "tools/set_repository.py", "--unset")  # this checkout may have an address
+    run(copy, "-m", "tools.set_repository", "--unset")  # this checkout may have an address
     nbformat.write(new_notebook(), copy / "chapters" / f"{NAME}.ipynb")
     toc, last = copy / "_toc.yml", f"- file: chapters/{notebooks.names()[-1]}\n"
     text = toc.read_text("utf-8").replace(last, f"{last}- file: chapters/{NAME}\n")
     toc.write_text(text, "utf-8")
-    before = run(copy, "tools/root_page.py", "--check")
-    assert "stale, run python tools/root_page.py" in before.stderr, before
+    before = run(copy, "-m", "tools.root_page", "--check")
+    assert "stale, run python -m tools.root_page" in before.stderr, before
     for command in steps():
         step = run(copy, *command)
         assert step.returncode == 0, f"{command}\n{step.stdout}{step.stderr}"
@@ -246,10 +246,10 @@ def book(tmp_path_factory):
 
 
 def test_steps_are_found():
-    assert [command[0] for command in steps()] == [
-        "tools/set_repository.py",
-        "tools/record.py",
-        "tools/root_page.py",
+    assert [command[:2] for command in steps()] == [
+        ["-m", "tools.set_repository"],
+        ["-m", "tools.record"],
+        ["-m", "tools.root_page"],
     ]
 
 
@@ -265,7 +265,7 @@ def test_all_but_the_training_is_recorded(book):
 
 @pytest.mark.slow
 def test_root_page_and_records_tell_of_it(book):
-    check = run(book, "tools/root_page.py", "--check")
+    check = run(book, "-m", "tools.root_page", "--check")
     assert check.returncode == 0, check.stderr
     page = (book / "chapters" / "index.md").read_text("utf-8")
     row = f"| [ResNet（小）]({NAME}.ipynb) | 2015 | 残差连接，批量归一化 | 77,562 |"
@@ -273,9 +273,9 @@ def test_root_page_and_records_tell_of_it(book):
     chart = page.split("<!-- costs:begin -->")[1].split("<!-- costs:end -->")[0]
     assert f"{root_page.NUMERALS[NUMBER]}个网络的参数和计算量" in chart
     assert "ResNet, small共77,562个参数" in chart  # its bar, in the alternative text
-    assert "尚未录制完整训练：ResNet（小）。" in page
+    assert f"尚未录制完整训练：[ResNet（小）]({NAME}.ipynb)。" in page
     records = (book / "CONTRIBUTING.md").read_text("utf-8")
-    assert f"Not recorded yet: the full training of {NAME}." in records
+    assert f"Not recorded yet: the full training of `{NAME}`." in records
 
 
 @pytest.mark.slow
@@ -300,7 +300,7 @@ def test_tests_are_collected_for_it_and_only_the_training_is_missing(book):
         outcomes[outcome].append(test)
     recorded = f"tests/test_notebooks.py::test_the_training_cell_holds_the_recorded_run[{NAME}]"
     assert outcomes["FAILED"] == [recorded], result.stdout
-    sentence = f"the training of this code is not recorded: run python tools/record.py {chapter}"
+    sentence = f"the training of this code is not recorded: run python -m tools.record {chapter}"
     assert re.search(rf"(?m)^E +AssertionError: {re.escape(sentence)}$", result.stdout)
     assert not outcomes["ERROR"]
     num_cells = sum(tags is not None for _, tags, _ in CELLS)
@@ -330,10 +330,10 @@ def test_the_books_address_reaches_it(book):
     chapter = book / "chapters" / f"{NAME}.ipynb"
     before = chapter.read_bytes()
     for arguments, changed in (([URL], True), ([], False)):  # without one, the address stays
-        result = run(book, "tools/set_repository.py", *arguments)
+        result = run(book, "-m", "tools.set_repository", *arguments)
         assert (f"chapters/{NAME}.ipynb" in result.stdout) == changed, result.stderr
         assert f"%pip install -q git+{URL}" in chapter.read_text("utf-8")
-    run(book, "tools/set_repository.py", "--unset")
+    run(book, "-m", "tools.set_repository", "--unset")
     assert chapter.read_bytes() == before
 
 

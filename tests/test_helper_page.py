@@ -7,7 +7,7 @@ import re
 import pytest
 
 import d2lmini
-from tools import helper_page
+from tools import blocks, helper_page
 
 TEXT = helper_page.PAGE.read_text("utf-8")
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT, re.DOTALL | re.MULTILINE))
@@ -49,10 +49,10 @@ def test_signature_options_and_code(name):
     prose = section.split("\n\n", 1)[1] + (OF_ALL_FIGURES if "caption" in section else "")
     for parameter in inspect.signature(public).parameters:
         assert f"`{parameter}`" in prose, f"nothing is said of {parameter}"
-    blocks = helper_page.BLOCK.findall(section)
-    assert blocks
+    code = [found["code"] for found in blocks.BLOCK.finditer(section)]
+    assert code
     if name not in ("History",):  # train_ch6 makes it, and the code reads it
-        assert any(f"d2l.{name}(" in source for source, _ in blocks)
+        assert any(f"d2l.{name}(" in source for source in code)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -62,18 +62,30 @@ def test_methods_of_classes(name):
 
 
 def test_all_of_the_code_runs_and_prints_what_the_page_says(capsys):
-    ran = list(helper_page.run(TEXT))
+    ran = list(blocks.run_all(TEXT))
     assert len(ran) > len(SECTIONS)
     for block in ran:
-        if block.promised:
-            assert block.printed == block.promised, block.source
-        if re.search(r"d2l\.(draw|show\w*)\(", block.source):
-            assert block.figures, block.source
+        if block.text:
+            assert block.printed == block.text, block.code
+        if re.search(r"d2l\.(draw|show\w*)\(", block.code):
+            assert block.figures, block.code
 
 
 def test_the_figure_is_what_its_code_draws():
     """A reader's own module: two paths, their sum, the ReLU after it."""
-    assert helper_page.page() == TEXT, "run python tools/helper_page.py"
+    assert helper_page.page() == TEXT, "run python -m tools.helper_page"
     figure = TEXT.split("<!-- figure:begin -->\n")[1].split("<!-- figure:end -->")[0]
     assert figure.startswith("<figure") and "\n\n" not in figure  # which would end the HTML
     assert all(part in figure for part in ("3×3 Conv", "1×1 Conv", "Add", "ReLU", "一个残差块"))
+
+
+def test_a_stale_page_is_noticed_and_written_anew(tmp_path, monkeypatch):
+    copy = tmp_path / "d2lmini.md"
+    monkeypatch.setattr(helper_page, "PAGE", copy)
+    copy.write_text(TEXT, "utf-8")
+    helper_page.main(["--check"])
+    copy.write_text(TEXT.replace("一个残差块</figcaption>", "两个残差块</figcaption>"), "utf-8")
+    with pytest.raises(SystemExit, match=r"stale, run python -m tools\.helper_page"):
+        helper_page.main(["--check"])
+    helper_page.main([])
+    assert copy.read_text("utf-8") == TEXT

@@ -64,6 +64,11 @@ def test_file_is_what_colab_and_jupyter_expect(name):
     assert not twice, f"{file}: two cells have the id {', '.join(twice)}; give one another"
 
 
+def test_cells_run_in_the_environment_of_pytest(pytestconfig):
+    """And not in whatever kernel is called python3 on this machine."""
+    assert pytestconfig.option.nbval_current_env
+
+
 def test_every_notebook_is_a_chapter():
     """One that `_toc.yml` leaves out would be in no table, no test and not on the site."""
     files = {path.relative_to(ROOT) for path in ROOT.glob("chapters/*.ipynb")}
@@ -78,7 +83,7 @@ def test_every_cell_has_run_in_order(name):
     """
     notebook = notebooks.read(name)
     ran = [cell for cell in code(notebook) if cell.execution_count is not None]
-    record = f"run python tools/record.py --skip-training chapters/{name}.ipynb"
+    record = f"run python -m tools.record --skip-training chapters/{name}.ipynb"
     assert [cell.execution_count for cell in ran] == list(range(1, len(ran) + 1)), record
     for cell in code(notebook):
         if cell.execution_count is None:
@@ -93,10 +98,12 @@ def test_the_training_cell_holds_the_recorded_run(name):
     record = notebook.metadata.get("d2lmini", {})
     code_now = code_hash.training_code(notebook, name)
     assert record.get("code", {}).get("training") == code_now["training"], (
-        f"the training of this code is not recorded: run python tools/record.py "
+        f"the training of this code is not recorded: run python -m tools.record "
         f"chapters/{name}.ipynb"
     )
-    assert record["code"]["trained"] == code_now["trained"], "run tools/record.py --from-weights"
+    assert record["code"]["trained"] == code_now["trained"], (
+        "run python -m tools.record --from-weights"
+    )
     (training,) = (cell for cell in code(notebook) if "training" in notebooks.tags(cell))
     stored = json.loads((ROOT / "recordings" / f"{name}.json").read_text("utf-8"))
     assert stored["record"] == record, "recordings/ and the notebook tell of two runs"
@@ -108,6 +115,13 @@ def test_the_training_cell_holds_the_recorded_run(name):
     assert f"{result}test acc {record['test_acc']:.3f}" in printed
     assert sum("image" in str(o.get("data", "")) or "<figure" in str(o.get("data", ""))
                for o in training.outputs) == 1  # fmt: skip
+
+
+@chapters
+def test_papermill_can_set_the_number_of_epochs(name):
+    """What it is given goes into a cell after the one tagged `parameters`."""
+    (cell,) = notebooks.code_cells(notebooks.read(name), "parameters")
+    assert "num_epochs" in cell.source.split("=")[0] and "train_ch6" not in cell.source
 
 
 @chapters
@@ -327,7 +341,7 @@ def test_recorded_shapes_are_those_of_the_modules(name):
     net = build("vgg11" if name == "vgg" else name)
     expected = shape_lines(layer_shapes(net, notebooks.chapter(name).side))
     printed = ["".join(texts(cell)) for cell in code(notebooks.read(name))]
-    assert expected in printed, f"run python tools/record.py --skip-training chapters/{name}.ipynb"
+    assert expected in printed, f"run python -m tools.record --skip-training chapters/{name}.ipynb"
 
 
 def test_readme_and_pages_link_to_nothing_that_is_missing():

@@ -10,7 +10,7 @@ CELLS = {  # id: tags, source
     "imports": ([], "from types import SimpleNamespace\n\nimport d2lmini as d2l"),
     "net": (["net"], "net = SimpleNamespace()"),
     "data": (
-        [],
+        ["setup"],
         "lr, num_epochs, batch_size = 0.1, 10, 128\n"
         "train_iter, test_iter = d2l.load_data_fashion_mnist(batch_size, resize=96)",
     ),
@@ -79,13 +79,13 @@ def test_the_four_chapters_as_they_were_trained():
         (f"side = 4 * 8\nsize = [side, 64]\n{LOAD}(size[1], size[0])", f"{TRAIN}, 1, lr=1)",
          (32, 1, 64)),
         # of what is loaded more than once, only what is trained on counts
-        (f"small_iter, _ = d2l.load_data_fashion_mnist(count())\n{LOAD}(64)\n"
+        (f"small_iter, _ = d2l.load_data_fashion_mnist(len('abc'))\n{LOAD}(64)\n"
          "show_iter, _ = d2l.load_data_fashion_mnist(8, 300)", f"{TRAIN}, 10, 0.5)",
          (28, 0.5, 64)),
-        # what stands beside a constant need not be one; names inside a function are its own
         (f"lr, device = 0.5, d2l.try_gpu()\ndef f():\n    lr = 3\n{LOAD}(64)", f"{TRAIN}, 1, lr)",
          (28, 0.5, 64)),
-        (f"lr = 1\nlr = lr / 2\n{LOAD}(64)", f"{TRAIN}, num_epochs=1, lr=lr)", (28, 0.5, 64)),
+        ("for lr in (1, 0.5): pass\ndata = d2l.load_data_fashion_mnist(64)",
+         "d2l.train_ch6(net, *data, num_epochs=1, lr=lr)", (28, 0.5, 64)),
     ],
 )  # fmt: skip
 def test_settings_are_read_from_the_cells(book, data, train, expected):
@@ -116,21 +116,28 @@ def test_pages_in_parts_and_with_their_endings(book, tmp_path):
         ({"described": {"idea": ""}}, r'"idea" .* is \'\'; write it'),
         ({"described": {"label": "残差"}}, r'"label" .* is .*, in Latin letters'),
         ({"cells": {"train": None}}, r"no cell is tagged training; tag"),
-        (with_source("train", "net.train()"), r"does not call d2l\.train_ch6; train with it"),
-        ({"cells": {"data": None}}, r"is not given what d2l\.load_data_fashion_mnist returned"),
-        (with_source("train", "d2l.train_ch6(net, data, data, 1, 1)"), r"is not given what"),
-        (with_source("data", f"lr, num_epochs = pick(), 1\n{LOAD}(9)"), r"lr .* is `lr`; give it"),
-        (with_source("data", f"lr = 1\nfor lr in []: pass\n{LOAD}(9)"), r"lr .* is `lr`; give it"),
-        (with_source("data", f"lr = 1\ndel lr\n{LOAD}(9)"), r"lr .* is `lr`; give it"),
+        (with_source("train", "print(net)"), r"does not call d2l\.train_ch6; train with it"),
+        ({"cells": {"data": None}}, r"cell train fails .*'train_iter'.*; tag what it needs"),
+        (with_source("train", "d2l.train_ch6(net, [], [], 1, 1)"), r"is not given what"),
         (
-            with_source("train", f"{TRAIN}, 1, lr=schedule(0))"),
-            r"lr .* is `schedule\(0\)`; give it",
+            with_source("data", f"num_epochs = lr = 1\ndel lr\n{LOAD}(9)"),
+            r"cell train fails .*'lr'.*; tag what",
         ),
-        (with_source("train", f"{TRAIN}, 1)"), r"lr .* is None; give it .* positive number"),
-        (with_source("data", f"lr = 1\n{LOAD}(9, resize=len(''))"), r"resize .* is `len\(''\)`;"),
-        (with_source("data", f"lr = 1\n{LOAD}(9, '96')"), r"resize .* is '96'; .* whole number"),
-        (with_source("data", f"lr = 1\n{LOAD}(True)"), r"batch_size .* is True; give it"),
-        (with_source("data", f"lr = -1\n{LOAD}(9)"), r"lr .* is -1; give it .* positive number"),
+        (with_source("data", f"lr = pick()\n{LOAD}(9)"), r"cell data fails .*'pick'.*; tag what"),
+        (with_source("train", f"{TRAIN}, 1)"), r"cell train fails .*'lr'"),
+        (
+            with_source("train", f"{TRAIN}, 1, lr='0.1')"),
+            r"lr is '0\.1'; give it a positive number",
+        ),
+        (
+            with_source("data", f"num_epochs = lr = 1\n{LOAD}(9, '96')"),
+            r"side is '96'; .* whole number",
+        ),
+        (with_source("data", f"num_epochs = lr = 1\n{LOAD}(True)"), r"batch_size is True; give it"),
+        (
+            with_source("data", f"num_epochs, lr = 1, -1\n{LOAD}(9)"),
+            r"lr is -1; give it a positive number",
+        ),
     ],
 )
 def test_a_fault_is_told_in_one_sentence(book, fault, sentence):

@@ -9,8 +9,10 @@ import time
 
 import nbformat
 import pytest
+import torch
 
-from tools import code_hash, files, notebooks, record, weights
+import d2lmini
+from tools import code_hash, files, kernel_hook, notebooks, record, weights
 
 DESCRIPTION = {"network": "NiN", "label": "NiN", "year": 2013, "idea": "1×1卷积"}
 IMPORTS = "import torch\nfrom torch import nn\n\nimport d2lmini as d2l"
@@ -159,7 +161,7 @@ def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
     path, runs = chapter(**changed), tmp_path / "runs"
     folder = runs / "nin"
     code = (
-        "import sys, time; sys.path.insert(0, '.')\nfrom tools import notebooks, record\n"
+        "import time\nfrom tools import notebooks, record\n"
         f"notebooks.ROOT = notebooks.Path({str(tmp_path)!r})\n"
         + ("record.write = lambda *_: time.sleep(60)\n" if stage == "while it is taken" else "")
         + f"record.main([{path!r}, '--folder', {str(runs)!r}])"
@@ -215,6 +217,111 @@ def test_what_was_measured_is_kept_when_something_fails(chapter, tmp_path, cell_
     assert kept.exists()
 
 
+HISTORY = {
+    "seed": 0, "precision": "tf32", "num_samples": 20, "train_loss": [2.0, 1.0],
+    "train_acc": [0.1, 0.2], "test_acc": [0.1, 0.3], "train_seconds": [5.0, 3.0],
+    "test_seconds": [1.0, 1.0], "cpu_seconds": [7.0, 6.0], "stopped": None,
+}  # fmt: skip
+
+
+MACHINE = {"device": "cpu", "device_name": "a processor", "torch": "2"}
+
+
+class Kernel:
+    """Stands for a kernel: cells print what `prints` says, the training gives `HISTORY`."""
+
+    def __init__(self, notebook):
+        self.machine = dict(MACHINE)
+        Kernel.calls = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def call(self, function, *args):
+        self.calls.append((function, *args))
+        return [[HISTORY], 9.0] if function == "collected" else None
+
+    def run(self, cell):
+        self.calls.append(cell.id)
+        name, text = self.prints.get(cell.id, ("stdout", f"{cell.id}\n"))
+        cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text)]
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    monkeypatch.setattr(record.runs, "Kernel", Kernel)
+    monkeypatch.setattr(Kernel, "prints", {}, raising=False)
+    return Kernel
+
+
+def test_what_a_recording_hands_to_the_kernel_and_what_it_stores(chapter, kernel, tmp_path):
+    path, folder = chapter(), tmp_path / "runs"
+    record.main([path, "--seed", "3", "--precision", "bf16", "--folder", str(folder)])
+    options = {"seed": 3, "precision": "bf16", "checkpoint": str(folder / "nin" / "3.pt")}
+    rounded = str(folder / "nin" / "weights.bin")
+    assert kernel.calls == [
+        "imports", ("watch", 3), "net", "seen", "data", ("watch", 3, options, None, rounded),
+        "train", ("collected",), ("watch", None), "after",
+    ]  # fmt: skip
+    found, notebook = stored()["record"], notebooks.read("nin")
+    assert found == notebook.metadata["d2lmini"] and stored()["histories"] == [HISTORY]
+    expected = {"training_seconds": 10.0, "cpu_seconds": 13.0, "examples_per_sec": 5.0,
+                "train_loss": 1.0, "test_acc": 0.3, **MACHINE}  # fmt: skip
+    assert found == {**found, **expected}
+    assert [c.execution_count for c in notebook.cells] == [None, None, None, None, 1, 2]
+    record.main([path, "--skip-training"])
+    assert kernel.calls == ["imports", "net", "seen", "data"]
+    assert [c.execution_count for c in notebooks.read("nin").cells] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("options", [["--skip-training"], ["--folder", "runs"]])
+@pytest.mark.parametrize(
+    ("prints", "said"),
+    [
+        (("stderr", "a warning"), "wrote to stderr: a warning"),
+        (("stdout", "{root}/x"), "shows a path"),
+    ],
+)
+def test_what_must_not_be_published_is_refused(
+    chapter, kernel, tmp_path, monkeypatch, options, prints, said
+):
+    path = chapter()
+    before = notebooks.path("nin").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    cell_id = "seen" if "--skip-training" in options else "after"
+    kernel.prints[cell_id] = (prints[0], prints[1].format(root=tmp_path))
+    refused(path, *options, match=f"cell {cell_id} {said}")
+    assert notebooks.path("nin").read_bytes() == before
+
+
+def test_what_runs_in_the_kernel(monkeypatch, tmp_path):
+    """The hook hands on what the recorder says, for one call, and takes itself away."""
+    given = []
+
+    def train_ch6(net, *args, **options):
+        given.append(options)
+        return d2lmini.History("cpu", "fp32", stopped="dead")
+
+    monkeypatch.setattr(kernel_hook, "trainer", train_ch6)
+    monkeypatch.setattr(d2lmini, "train_ch6", train_ch6)
+    kernel_hook.watch(7, {"precision": "bf16"}, None, str(tmp_path / "weights.bin"))
+    drawn = torch.rand(3)
+    d2lmini.train_ch6(torch.nn.Linear(2, 2), None, None, caption="c")
+    assert given == [{"caption": "c", "precision": "bf16"}]
+    assert kernel_hook.collected()[0][0]["stopped"] == "dead"
+    assert not (tmp_path / "weights.bin").exists()
+    with pytest.raises(RuntimeError, match="one call"):
+        d2lmini.train_ch6(torch.nn.Linear(2, 2), None, None)
+    kernel_hook.watch(7)
+    assert torch.equal(torch.rand(3), drawn) and kernel_hook.collected()[0] == []
+    for _ in range(2):  # an answer may train as often as it likes
+        d2lmini.train_ch6(torch.nn.Linear(2, 2), None, None)
+    assert given[1:] == [{}, {}] and len(kernel_hook.collected()[0]) == 2
+
+
 def refused(path, *options, match):
     """The recorder refuses before it starts a kernel."""
     with pytest.raises(SystemExit, match=match):
@@ -224,7 +331,7 @@ def refused(path, *options, match):
 def test_what_can_be_refused_is_refused_before_hours_are_spent(chapter, tmp_path, monkeypatch):
     monkeypatch.setattr(record.runs, "Kernel", None)
     path = chapter(train=TRAIN.replace("0.1", "missing_name"))
-    refused(path, match=r"^record: chapters/nin\.ipynb: lr .* is `missing_name`;")
+    refused(path, match=r"^record: chapters/nin\.ipynb: the training depends on missing_name")
     path = chapter(train=f"{TRAIN}\n{TRAIN}")
     refused(path, match="calls d2l.train_ch6 2 times")
     path = chapter(data="number = 8", seen=DATA)
@@ -237,6 +344,10 @@ def test_what_can_be_refused_is_refused_before_hours_are_spent(chapter, tmp_path
     notebooks.path("nin").chmod(0o644)
     chapter(commit=False, net=NET.replace("0.5", "0.4"))
     refused(path, match="uncommitted changes")
+    path = chapter()
+    (tmp_path / "d2lmini").unlink()
+    (tmp_path / "d2lmini").symlink_to(tmp_path)  # another helper
+    refused(path, match="uncommitted changes in d2lmini")
 
 
 def test_a_kernel_with_another_helper_is_refused(chapter, monkeypatch):

@@ -47,7 +47,7 @@ def test_checkout_agrees_with_the_tool():
     ).read_text(encoding="utf-8")
     for name in NOTEBOOKS:
         code = [cell for cell in cells(ROOT, name) if cell["cell_type"] == "code"]
-        assert code[0]["id"] == "install", f"{name}: run python tools/set_repository.py"
+        assert code[0]["id"] == "install", f"{name}: run python -m tools.set_repository"
         assert "".join(code[0]["source"]) == tool.install_cell(url), name
         assert code[0]["metadata"]["tags"] == ["remove-cell", "nbval-skip"], name
 
@@ -91,7 +91,7 @@ def test_set_and_unset(copy):
 
 @pytest.mark.parametrize("url", ["", URL])
 def test_a_new_chapter_gets_the_address_that_the_book_has(copy, url):
-    """What `python tools/set_repository.py` does, without an address."""
+    """What `python -m tools.set_repository` does, without an address."""
     tool.set_repository(url, copy)
     assert tool.configured_address(copy) == url
     before = contents(copy)
@@ -180,15 +180,15 @@ def test_site_with_an_address(copy):
     assert build.returncode == 0, build.stdout[-3000:] + build.stderr[-3000:]
     for name in NOTEBOOKS:
         page = (copy / "_build/html" / name).with_suffix(".html").read_text(encoding="utf-8")
-        links = set(re.findall(r'href="(https://(?:github|colab)[^"]*)"', page)) - set(
+        links = set(re.findall(r'href="(https://(?:github|colab|kaggle)[^"]*)"', page)) - set(
             re.findall(
-                r'href="(https://(?:github|colab)[^"]*)"',
+                r'href="(https://(?:github|colab|kaggle)[^"]*)"',
                 "".join(map("".join, (c["source"] for c in cells(copy, name)))),
             )
         )
         colab = "https://colab.research.google.com/github/someone/cnn-book/blob/main/"
-        assert colab + name in links
-        assert URL in links
+        kaggle = f"https://kaggle.com/kernels/welcome?src={URL}/blob/main/"
+        assert {colab + name, kaggle + name, URL} <= links
     assert '"/cnn-book/"' in (copy / "_build/html/404.html").read_text(encoding="utf-8")
 
 

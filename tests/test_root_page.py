@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from tools import notebooks, root_page
+from tools import files, notebooks, root_page
 
 CHAPTERS = [notebooks.chapter(name) for name in ("alexnet", "vgg", "nin", "googlenet")]
 
@@ -16,7 +16,7 @@ def test_page_is_fresh_and_a_changed_number_is_noticed(tmp_path, monkeypatch):
     copy = tmp_path / "index.md"
     copy.write_text(text.replace("1,992,166", "1,992,167", 1), "utf-8")  # in the table
     monkeypatch.setattr(root_page, "PAGE", copy)
-    assert root_page.page() == text, "run python tools/root_page.py"
+    assert root_page.page() == text, "run python -m tools.root_page"
     copy.write_text(text.replace(stamp, "0" * 16), "utf-8")
     assert f"<!-- {stamp} -->" in root_page.page()
 
@@ -29,7 +29,7 @@ def recording(*finals, device="cpu"):
         "torch": "2.14.1+cu130",
         "cuda": "13.0",
         "started": "2026-11-25T12:13:50+00:00",
-        "training_seconds": 3725.4,
+        "training_seconds": 3755.4,  # 62.6 minutes
         "examples_per_sec": 1234.5,
         "precision": "bf16",
         "threads": 2,
@@ -40,33 +40,42 @@ def recording(*finals, device="cpu"):
     return {"record": record, "histories": histories}
 
 
+def table(recorded, wording=root_page.CHINESE, name_of=root_page.link):
+    return root_page.results(CHAPTERS, recorded, wording, name_of)
+
+
 def test_every_result_comes_from_the_recordings():
     recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92, 0.93, device="cuda:0")}
-    vgg, nin = root_page.result_rows(CHAPTERS, recorded, lambda chapter: chapter.name, "{}:{:02}")
-    machine = "cpu (AMD EPYC, 2 threads)"
-    assert nin == ("nin", 1, "0.877", "1:02", machine, "torch 2.14.1, bf16", "2026-11-25")
-    assert vgg[1:3] == (3, "0.920 ± 0.010") and vgg[5] == "torch 2.14.1, CUDA 13.0, bf16"
-
-    page = root_page.results(CHAPTERS, recorded, old="")
-    assert "| [NiN](nin.ipynb) | 1 | 0.877 | 1小时2分 |" in page
-    assert "NiN 0.877" in page and "VGG-11 / 4 0.910" in page  # the chart's alternative text
-    assert page.endswith("尚未录制完整训练：AlexNet、GoogLeNet。\n")
-    again = root_page.results(CHAPTERS, recorded, old=page)
-    assert again == page, "the chart is drawn again for nothing"
-    changed = {**recorded, "nin": recording(0.9)}
-    assert "NiN 0.900" in root_page.results(CHAPTERS, changed, old=page)
-
-    text = root_page.records_table(CHAPTERS, recorded)
-    assert "| `vgg` | 3 | 0.920 ± 0.010 | 1 h 2 min | cuda:0 (AMD EPYC, 2 threads) |" in text
-    assert "Not recorded yet: the full training of alexnet, googlenet." in text
-
-
-def test_without_recordings_both_say_so():
-    assert (
-        root_page.results(CHAPTERS, {}, old="")
-        == "\n尚未录制完整训练：AlexNet、VGG-11（通道为¼）、NiN、GoogLeNet。\n"
+    chinese = table(recorded)
+    machine = "cpu (AMD EPYC, 2 threads) | torch 2.14.1, bf16 | 2026-11-25"
+    assert f"| [NiN](nin.ipynb) | 1 | 0.877 | 1小时3分 | {machine} |\n" in chinese
+    assert chinese.endswith("[AlexNet](alexnet.ipynb)、[GoogLeNet](googlenet.ipynb)。\n")
+    english = table(recorded, root_page.ENGLISH, "`{0.name}`".format)
+    row = (
+        "`vgg` | 3 | 0.920 ± 0.010 | 1 h 3 min | cuda:0 (AMD EPYC, 2 threads) | torch 2.14.1, CUDA"
     )
-    assert "Not recorded yet: the full training of alexnet" in root_page.records_table(CHAPTERS, {})
+    assert row in english and english.endswith("training of `alexnet`, `googlenet`.\n")
+
+
+def test_without_recordings_pages_say_so():
+    assert root_page.curves_chart(CHAPTERS, {}, old="") == ""
+    assert table({}).startswith("\n尚未录制完整训练：[AlexNet](alexnet.ipynb)、")
+
+
+def test_a_chart_is_drawn_anew_where_numbers_or_drawing_changed(tmp_path, monkeypatch):
+    recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92)}
+    chart = root_page.curves_chart(CHAPTERS, recorded, old="")
+    assert "NiN 0.877" in chart and "VGG-11 / 4 0.910" in chart  # the alternative text
+    assert root_page.curves_chart(CHAPTERS, recorded, old=chart) == chart
+    changed = {**recorded, "nin": recording(0.9)}
+    assert "NiN 0.900" in root_page.curves_chart(CHAPTERS, changed, old=chart)
+    other = tmp_path / "style.py"
+    other.write_text("COLOUR = 1")
+    monkeypatch.setattr(root_page, "DRAWN_BY", [*root_page.DRAWN_BY, other])
+    anew = root_page.curves_chart(CHAPTERS, recorded, old=chart)
+    assert anew != chart
+    other.write_text("COLOUR = 1  # a comment")
+    assert root_page.curves_chart(CHAPTERS, recorded, old=anew) == anew
 
 
 def test_networks_are_listed_with_their_record():
@@ -97,21 +106,9 @@ def test_what_other_code_recorded_is_left_out(monkeypatch):
     assert list(root_page.recordings(CHAPTERS)) == [name for name in before if name != "vgg"]
 
 
-def test_a_changed_drawing_is_drawn_anew(tmp_path, monkeypatch):
-    recorded = {"nin": recording(0.87654)}
-    page = root_page.results(CHAPTERS, recorded, old="")
-    other = tmp_path / "style.py"
-    other.write_text("COLOUR = 1")
-    monkeypatch.setattr(root_page, "DRAWN_BY", [*root_page.DRAWN_BY, other])
-    anew = root_page.results(CHAPTERS, recorded, old=page)
-    assert anew != page
-    other.write_text("COLOUR = 1  # a comment")
-    assert root_page.results(CHAPTERS, recorded, old=anew) == anew
-
-
 def test_a_page_without_its_markers_says_so():
     with pytest.raises(notebooks.ChapterError, match="needs one <!-- costs:begin -->"):
-        root_page.replace("a page", "costs", str)
+        files.replace("a page", "costs", str)
 
 
 def test_every_curve_is_drawn_and_told_apart_without_colours():
@@ -126,14 +123,19 @@ def test_every_curve_is_drawn_and_told_apart_without_colours():
     assert len(root_page.curves_figure(more)[0].axes[0].get_lines()) == 50
 
 
-def test_stale_records_are_noticed(tmp_path, monkeypatch):
-    text = root_page.CONTRIBUTING.read_text("utf-8")
-    copy = tmp_path / "CONTRIBUTING.md"
-    copy.write_text(text.replace("| Seeds |", "| Seed |", 1), "utf-8")
-    monkeypatch.setattr(root_page, "CONTRIBUTING", copy)
-    assert root_page.contributing() == text, "run python tools/root_page.py"
+@pytest.mark.parametrize("name", ["PAGE", "CONTRIBUTING"])
+def test_a_stale_file_is_noticed_and_written_anew(name, tmp_path, monkeypatch):
     monkeypatch.setattr(root_page, "page", lambda: root_page.PAGE.read_text("utf-8"))
-    with pytest.raises(SystemExit, match=r"CONTRIBUTING\.md: stale"):
+    if name == "PAGE":
+        monkeypatch.setattr(root_page, "page", lambda: text)
+    path = getattr(root_page, name)
+    text = path.read_text("utf-8")
+    copy = tmp_path / path.name
+    monkeypatch.setattr(root_page, name, copy)
+    copy.write_text(text, "utf-8")
+    root_page.main(["--check"])
+    copy.write_text(text.replace("| 2026-", "| 2025-", 1), "utf-8")
+    with pytest.raises(SystemExit, match=rf"{path.name}: stale, run python -m tools\.root_page"):
         root_page.main(["--check"])
     root_page.main([])
     assert copy.read_text("utf-8") == text

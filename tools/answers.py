@@ -1,8 +1,8 @@
 """Measure the answers that need training, and write what they print under their code.
 
-    python tools/answers.py                     whatever is not measured yet, in the book's order
-    python tools/answers.py lenet batch-size    of these, what is not measured yet
-    python tools/answers.py --keep ~/measured   goes on where an earlier call was cut off
+    python -m tools.answers                     whatever is not measured yet, in the book's order
+    python -m tools.answers lenet batch-size    of these, what is not measured yet
+    python -m tools.answers --keep ~/measured   goes on where an earlier call was cut off
 
 An answer is a block of Python in a folded cell, with the comment `<!-- measured: NAME -->` before
 it, which no reader sees. It runs after the chapter's import cell and its cells tagged `net`, as it
@@ -13,27 +13,18 @@ and taken from there as long as its code is the same: an interrupted call loses 
 """
 
 import argparse
-import ast
 import dataclasses
 import datetime
+import json
 import re
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tools import code_hash, files, notebooks, runs
+from tools import blocks, code_hash, files, notebooks, runs
 
 RECORDINGS = Path("recordings", "answers")
-BLOCK = re.compile(
-    r"(?:<!-- measured: (?P<name>[\w-]+) -->\s*)?"
-    r"```python\n(?P<code>.*?)```"
-    r"(?P<printed>\s*```text\n(?P<text>.*?)```)?"
-    r"(?P<placed>\s*（实测：(?P<told>[^\n]*)）$)?",
-    re.DOTALL | re.MULTILINE,
-)
 SEEDS = 3  # at least
 
 
@@ -59,7 +50,7 @@ def answers(root=None):
         for chapter in notebooks.names(root)
         for cell in notebooks.read(chapter, root).cells
         if cell.cell_type == "markdown" and "<details>" in cell.source
-        for found in BLOCK.finditer(cell.source)
+        for found in blocks.BLOCK.finditer(cell.source)
     ]
 
 
@@ -91,9 +82,9 @@ def record_path(name, root=None):
 
 def seeds_of(answer):
     """The seeds that an answer's code names, before hours are spent on it."""
-    for tree in ast.parse(answer.code).body:
-        if isinstance(tree, ast.Assign) and getattr(tree.targets[0], "id", "") == "seeds":
-            return list(eval(ast.unparse(tree.value)))
+    if line := re.search(r"(?m)^seeds\b.*=.+$", answer.code):
+        exec(line[0], named := {})
+        return list(named["seeds"])
     raise notebooks.ChapterError(
         f"{answer}: its code has no line `seeds = ...`; name three seeds or more there"
     )
@@ -135,15 +126,9 @@ def measure(answer):
     return {"record": record, "histories": rounded(histories)}
 
 
-def rounded(value):
-    """Numbers with six digits behind the point, at any depth."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return value
+def rounded(histories):
+    """Their numbers with six digits behind the point."""
+    return json.loads(json.dumps(histories), parse_float=lambda text: round(float(text), 6))
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -177,7 +162,7 @@ def write(answer, content):
             f"```text\n{record['text'].rstrip()}\n```\n\n（实测：{told(record)}）"
         )
 
-    cell.source = BLOCK.sub(placed, cell.source)
+    cell.source = blocks.BLOCK.sub(placed, cell.source)
     files.write_json(record_path(answer.name), content)
     files.write_notebook(path, notebook)
 

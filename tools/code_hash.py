@@ -38,12 +38,11 @@ def training_code(notebook, name):
     Raises:
         ChapterError: the training depends on code that is not hashed.
     """
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = notebooks.code_cells(notebook)
     hashed = [c for c in cells if c.id == "imports" or notebooks.tags(c) & {"net", "setup"}]
-    training = [c for c in cells if "training" in notebooks.tags(c)]
-    trained = [c for c in cells if "trained" in notebooks.tags(c)]
+    training, trained = (notebooks.code_cells(notebook, tag) for tag in ("training", "trained"))
     needed = needed_statements(_statements(hashed), _statements(training))
-    others = [c for c in cells if c not in [*hashed, *training, *trained] and c.id != "install"]
+    others = [c for c in cells if c not in [*hashed, *training, *trained]]
     _check_bound(name, needed, others)
     by_cell = {}
     for statement in needed:

@@ -50,3 +50,23 @@ def refuse_read_only(*paths):
             read_only = True
         if read_only:
             raise notebooks.ChapterError(f"{path} cannot be written to; make it writable")
+
+
+def replace(text, name, write):
+    """Put what `write` makes of the old text between the two markers of that name."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or end not in text.split(begin)[1]:
+        raise notebooks.ChapterError(f"the page needs one {begin.strip()} and one {end} after it")
+    before, rest = text.split(begin)
+    old, after = rest.split(end, 1)
+    return before + begin + write(old) + end + after
+
+
+def write_or_check(fresh, argv, tool):
+    """Write texts, path -> text, or with --check end the tool where a file has another."""
+    stale = [path for path, text in fresh.items() if text != path.read_text("utf-8")]
+    if argv == ["--check"] and stale:
+        names = " and ".join(map(str, stale))
+        raise SystemExit(f"{names}: stale, run python -m tools.{tool}")
+    for path in stale:
+        write_whole(path, fresh[path])

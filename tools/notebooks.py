@@ -1,16 +1,16 @@
 """The chapters as data: which they are, what each says of itself, the networks they define.
 
 `_toc.yml` says which chapters there are. What no code can tell of one stands in its notebook's
-metadata under `chapter`; image side, learning rate and batch size are read from its cells. Tests,
-benchmarks and the other tools take all of it from here, so there is no second copy.
+metadata under `chapter`; image side, learning rate and batch size are what its cells hand to the
+helper. Tests, benchmarks and the other tools take all of it from here, so there is no second copy.
 """
 
-import ast
 import contextlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from unittest import mock
 
 import nbformat
 import yaml
@@ -23,9 +23,8 @@ EXAMPLE = {
     "year": 2014,
     "idea": "重复使用3×3卷积的块",
 }
-# The parameters, in order, of the two calls that hold a chapter's settings.
-LOAD = ("batch_size", "resize")
-TRAIN = ("net", "train_iter", "test_iter", "num_epochs", "lr")
+
+LANGUAGE = {"name": "python", "file_extension": ".py"}  # nbconvert names a script by it
 
 
 class ChapterError(ValueError):
@@ -117,6 +116,12 @@ def tags(cell):
     return set(cell.metadata.get("tags", ()))
 
 
+def code_cells(notebook, *tagged):
+    """A notebook's code cells; where tags are given, those with one of them."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in cells if not tagged or tags(cell) & set(tagged)]
+
+
 @contextlib.contextmanager
 def exit_on_fault(tool):
     """End a command-line tool with the sentence of a `ChapterError`."""
@@ -161,114 +166,60 @@ def chapter(name, root=None):
                 f"{json.dumps(example, ensure_ascii=False)}"
                 + (", in Latin letters" if key == "label" else "")
             )
-    return Chapter(name, **{key: described[key] for key in EXAMPLE}, **_settings(notebook, file))
+    return Chapter(name, **{key: described[key] for key in EXAMPLE}, **_settings(name, notebook))
 
 
-class _Loaded(NamedTuple):
-    """What stands for `load_data_fashion_mnist`'s training iterator: the call's arguments."""
-
-    batch_size: object = None
-    resize: object = None
+class _Trained(BaseException):
+    """Raised by the stand-in of `train_ch6`: holds what the call was given."""
 
 
-def _settings(notebook, file):
-    """Image side, learning rate and batch size, from the cells, without running them."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if not any("training" in tags(cell) for cell in cells):
+def _settings(name, notebook):
+    """Image side, learning rate and batch size, as the cells hand them to the helper.
+
+    The cells that a training depends on run, with stand-ins for loading and training and on the
+    device "meta": nothing is loaded, computed or trained.
+    """
+    import torch
+
+    def load(batch_size, resize=None, **_):
+        return {"batch_size": batch_size, "side": 28 if resize is None else resize}, None
+
+    def train(net, train_iter, test_iter, num_epochs, lr, *_, **__):
+        raise _Trained(train_iter, lr)
+
+    file = f"chapters/{name}.ipynb"
+    training = code_cells(notebook, "training")
+    if not training:
         raise ChapterError(f"{file}: no cell is tagged training; tag the one that trains the net")
-    known = {}
-    for cell in cells:
-        try:
-            statements = ast.parse(cell.source).body
-        except SyntaxError:
-            continue  # a magic, such as %pip in the install cell
-        for statement in statements:
-            if "training" in tags(cell):
-                arguments = _arguments(statement, "train_ch6", TRAIN)
-                if arguments is not None:
-                    return _checked_settings(arguments, known, file)
-            _note(statement, known)
-    raise ChapterError(
-        f"{file}: the cell tagged training does not call d2l.train_ch6; train with it there"
-    )
-
-
-def _checked_settings(arguments, known, file):
-    """The settings of a call of `train_ch6`, given the constants known there."""
-    loaded = _value(arguments.get("train_iter"), known)
-    if not isinstance(loaded, _Loaded):
-        raise ChapterError(
-            f"{file}: d2l.train_ch6 is not given what d2l.load_data_fashion_mnist returned; "
-            "write train_iter, test_iter = d2l.load_data_fashion_mnist(...) in a cell before it"
-        )
-    side = 28 if loaded.resize is None else loaded.resize
-    lr = _value(arguments.get("lr"), known)
-    for argument, value, kind, wanted in (
-        ("batch_size of d2l.load_data_fashion_mnist", loaded.batch_size, int, "whole number"),
-        ("resize of d2l.load_data_fashion_mnist", side, int, "whole number"),
-        ("lr of d2l.train_ch6", lr, (int, float), "number"),
-    ):
-        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
-            given = f"`{ast.unparse(value)}`" if isinstance(value, ast.AST) else repr(value)
-            raise ChapterError(
-                f"{file}: {argument} is {given}; give it a positive {wanted}, as a constant or as "
-                "a name that a cell before it sets to one"
-            )
-    return {"side": side, "lr": lr, "batch_size": loaded.batch_size}
-
-
-def _arguments(node, function, parameters):
-    """The arguments of a call of `function` inside a node, parameter -> expression; or None."""
-    for call in ast.walk(node):
-        if isinstance(call, ast.Call) and function in (
-            getattr(call.func, "attr", None),
-            getattr(call.func, "id", None),
-        ):
-            by_name = {keyword.arg: keyword.value for keyword in call.keywords}
-            return {**dict(zip(parameters, call.args, strict=False)), **by_name}
-    return None
-
-
-def _value(node, known):
-    """The value of an expression over known constants, or the expression where it has none."""
-    if isinstance(node, ast.Tuple):
-        return tuple(_value(part, known) for part in node.elts)
+    before = [c for c in code_cells(notebook) if c.id == "imports" or tags(c) & {"net", "setup"}]
     try:
-        code = compile(ast.Expression(node), "cell", "eval")
-        return eval(code, {"__builtins__": {}, **known})
-    except Exception:
-        return node
-
-
-def _note(statement, known):
-    """Add the constants that a statement assigns to `known`; forget what else it binds."""
-    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-        known.pop(statement.name, None)  # the names inside are its own
-        return
-    bound = {}
-    if isinstance(statement, ast.Assign):
-        load = _arguments(statement.value, "load_data_fashion_mnist", LOAD)
-        if load is None:
-            value = _value(statement.value, known)
-        else:
-            given = {key: _value(load[key], known) for key in LOAD if key in load}
-            value = (_Loaded(**given), statement.value)
-        for target in statement.targets:
-            bound.update(_unpacked(target, value))
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-            known.pop(node.id, None)
-    known.update((name, part) for name, part in bound.items() if not isinstance(part, ast.AST))
-
-
-def _unpacked(target, value):
-    """The names that an assignment binds, each with its value."""
-    if isinstance(target, ast.Name):
-        yield target.id, value
-    parts = getattr(target, "elts", ())
-    if isinstance(value, (tuple, list)) and len(parts) == len(value):
-        for part, part_value in zip(parts, value, strict=True):
-            yield from _unpacked(part, part_value)
+        with (
+            torch.device("meta"),
+            mock.patch("d2lmini.load_data_fashion_mnist", load),
+            mock.patch("d2lmini.train_ch6", train),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            _run(name, [*before, *training])
+    except _Trained as trained:
+        loaded, lr = trained.args
+    else:
+        raise ChapterError(
+            f"{file}: the cell tagged training does not call d2l.train_ch6; train with it there"
+        )
+    if not isinstance(loaded, dict):
+        raise ChapterError(
+            f"{file}: d2l.train_ch6 is not given what d2l.load_data_fashion_mnist returned; load "
+            "the data with it in a cell tagged setup"
+        )
+    found = {"side": loaded["side"], "lr": lr, "batch_size": loaded["batch_size"]}
+    for setting, value in found.items():
+        kind = (int, float) if setting == "lr" else int
+        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
+            raise ChapterError(
+                f"{file}: the training's {setting} is {value!r}; give it a positive "
+                f"{'number' if setting == 'lr' else 'whole number'}"
+            )
+    return found
 
 
 # --- the networks and the code --------------------------------------------------------------------
@@ -276,32 +227,35 @@ def _unpacked(target, value):
 
 def network_cells(notebook):
     """The import cell and the cells tagged `net`, which define the networks."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code" and (cell.id == "imports" or "net" in tags(cell))
-    ]
+    return [cell for cell in code_cells(notebook) if cell.id == "imports" or "net" in tags(cell)]
 
 
-def network_namespace(name):
-    """Run a chapter's import cell and its cells tagged `net`; return the names they define.
-
-    `net` is the network the chapter trains; VGG's full network is `vgg(conv_arch)`.
-    """
-    file, namespace = f"chapters/{name}.ipynb", {"__name__": f"chapters.{name}"}
-    cells = network_cells(read(name))
-    if not any(cell.id == "imports" for cell in cells):
-        raise ChapterError(f'{file}: no cell has the id "imports"; give it to the import cell')
-    if not any("net" in tags(cell) for cell in cells):
-        raise ChapterError(f"{file}: no cell is tagged net; tag those that define networks")
+def _run(name, cells):
+    """Run cells of a chapter alone; return the names that they define."""
+    namespace = {"__name__": f"chapters.{name}"}
     for cell in cells:
         try:
             exec(compile(cell.source, f"{name}.ipynb, cell {cell.id}", "exec"), namespace)
         except Exception as error:
             raise ChapterError(
-                f"{file}: cell {cell.id} fails after the import cell and the cells tagged net "
-                f"before it alone ({error!r}); tag what it needs net too"
+                f"chapters/{name}.ipynb: cell {cell.id} fails after the import cell and the tagged "
+                f"cells before it alone ({error!r}); tag what it needs net or setup"
             ) from error
+    return namespace
+
+
+def network_namespace(name):
+    """Run a chapter's import cell and its cells tagged `net`; return the names they define.
+
+    `net` is the network the chapter trains; VGG's full network is `vgg(conv_arch)`. Weights are
+    made on torch's default device: under `torch.device("meta")` there are none.
+    """
+    file, cells = f"chapters/{name}.ipynb", network_cells(read(name))
+    if not any(cell.id == "imports" for cell in cells):
+        raise ChapterError(f'{file}: no cell has the id "imports"; give it to the import cell')
+    if not any("net" in tags(cell) for cell in cells):
+        raise ChapterError(f"{file}: no cell is tagged net; tag those that define networks")
+    namespace = _run(name, cells)
     if "net" not in namespace:
         raise ChapterError(f"{file}: no cell tagged net defines net; call the trained network so")
     return namespace

@@ -1,6 +1,6 @@
 """Make the book one PDF of the built site, with the Chromium or Chrome that is installed.
 
-    python tools/pdf.py            writes _build/html/book.pdf, and a link to it on the root page
+    python -m tools.pdf            writes _build/html/book.pdf, and a link to it on the root page
 
 All pages stand in one document. It is printed twice: only then are the contents' numbers known.
 """
@@ -22,7 +22,6 @@ import yaml
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import Fit
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import notebooks
 
 SITE = notebooks.ROOT / "_build" / "html"

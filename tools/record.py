@@ -1,9 +1,9 @@
 """Run chapters from top to bottom and write what their cells printed back into them.
 
-    python tools/record.py --skip-training chapters/*.ipynb          all but the training
-    python tools/record.py --folder ~/runs chapters/vgg.ipynb        with its full training
-    python tools/record.py --from-weights ~/runs chapters/vgg.ipynb  what follows it, once more
-    python tools/record.py --take ~/runs chapters/vgg.ipynb          what another clone recorded
+    python -m tools.record --skip-training chapters/*.ipynb          all but the training
+    python -m tools.record --folder ~/runs chapters/vgg.ipynb        with its full training
+    python -m tools.record --from-weights ~/runs chapters/vgg.ipynb  what follows it, once more
+    python -m tools.record --take ~/runs chapters/vgg.ipynb          what another clone recorded
 
 A full recording goes into FOLDER/NAME as it runs: a checkpoint after each epoch, with the whole
 weights; recording.json with the history of each seed and the outputs by cell. The same command goes
@@ -12,14 +12,11 @@ into recordings/NAME.json and, where they are few, rounded weights into recordin
 """
 
 import argparse
-import ast
 import datetime
-import sys
 from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import code_hash, files, notebooks, runs
 
 RESULTS = {"training", "trained"}  # tags of cells whose outputs belong to the record
@@ -32,17 +29,14 @@ def paths(name):
     return folder / f"{name}.json", folder / "weights" / f"{name}.bin"
 
 
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
 # --- everything but the training ------------------------------------------------------------------
 
 
 def skip_training(name, drop):
     """Run all cells but those that train or need a trained network."""
     notebook = notebooks.read(name)
-    dropped = stale_cells(notebook, name)
+    training, trained = stale(notebook, name)
+    dropped = training + trained
     if dropped and not drop:
         raise notebooks.ChapterError(
             f"chapters/{name}.ipynb: its record is of other code, cell {', '.join(dropped)} "
@@ -50,17 +44,18 @@ def skip_training(name, drop):
         )
     ran = {}
     with runs.Kernel(notebook) as kernel:
-        for cell in code_cells(notebook):
+        for cell in notebooks.code_cells(notebook):
             if not notebooks.tags(cell) & RESULTS:
                 kernel.run(cell)
                 ran[cell.id] = cell
     check_outputs(name, {cell.id: cell.outputs for cell in ran.values()})
     current = notebooks.read(name)  # which may have been edited meanwhile
-    if dropped and stale_training(current, name):
+    results = notebooks.code_cells(current, *RESULTS)
+    if dropped and stale(current, name)[0]:  # without its training nothing of the record holds
         del current.metadata["d2lmini"]
-        dropped = [cell.id for cell in code_cells(current) if notebooks.tags(cell) & RESULTS]
-    for cell in code_cells(current):
-        if cell.id in dropped and notebooks.tags(cell) & RESULTS:
+        dropped = [cell.id for cell in results]
+    for cell in notebooks.code_cells(current):
+        if cell in results and cell.id in dropped:
             cell.outputs, cell.execution_count = [], None
         elif cell.id in ran and cell.source == ran[cell.id].source:
             cell.outputs, cell.execution_count = ran[cell.id].outputs, 0
@@ -69,24 +64,15 @@ def skip_training(name, drop):
     write(name, current)
 
 
-def stale_training(notebook, name):
-    """The cells in which a record's training differs from the notebook's."""
-    record = notebook.metadata.get("d2lmini")
+def stale(notebook, name):
+    """The cells that differ from a record's: those of its training, and those of tag `trained`."""
+    recorded = notebook.metadata.get("d2lmini", {}).get("code")
+    if recorded is None:
+        return [], []
     now = code_hash.training_code(notebook, name)
-    if record is None or record["code"]["training"] == now["training"]:
-        return []
-    return code_hash.differing(record["code"]["cells"], now["cells"])
-
-
-def stale_cells(notebook, name):
-    """The cells whose recorded outputs are those of other code."""
-    record = notebook.metadata.get("d2lmini")
-    if record is None:
-        return []
-    now = code_hash.training_code(notebook, name)
-    return stale_training(notebook, name) + code_hash.differing(
-        record["code"]["trained"], now["trained"]
-    )
+    same = recorded["training"] == now["training"]
+    training = [] if same else code_hash.differing(recorded["cells"], now["cells"])
+    return training, code_hash.differing(recorded["trained"], now["trained"])
 
 
 # --- a full recording -----------------------------------------------------------------------------
@@ -95,9 +81,14 @@ def stale_cells(notebook, name):
 def record(name, folder, args):
     """Record a chapter's training in a folder, or what is left of it, and take it from there."""
     notebook = notebooks.read(name)
-    notebooks.chapter(name)  # a fault is told now, not after hours of training
     code = code_hash.training_code(notebook, name)
-    check_one_call(notebook, name)
+    notebooks.chapter(name)  # a fault is told now, not after hours of training
+    (cell,) = notebooks.code_cells(notebook, "training")
+    if (calls := cell.source.count("train_ch6(")) != 1:
+        raise notebooks.ChapterError(
+            f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {calls} times; a "
+            "record is of one call"
+        )
     files.refuse_read_only(notebooks.path(name), *paths(name), folder / name / "recording.json")
     commit = runs.commit(name, lambda committed: code_hash.training_code(committed, name))
     with runs.alone(folder / name / "lock"):
@@ -150,7 +141,7 @@ def train(name, folder, notebook, state, seed, done=None):
     checkpoint = folder / f"{seed}.pt"
     options = {**state["options"], "seed": seed, "checkpoint": str(checkpoint)}
     with runs.Kernel(notebook) as kernel:
-        for cell in code_cells(notebook):
+        for cell in notebooks.code_cells(notebook):
             tags = notebooks.tags(cell)
             if "trained" in tags and not first:
                 continue
@@ -180,21 +171,6 @@ def train(name, folder, notebook, state, seed, done=None):
                 files.write_json(folder / "recording.json", state)
 
 
-def check_one_call(notebook, name):
-    """Refuse a training cell that trains more than once: a record is of one training."""
-    (cell,) = (cell for cell in code_cells(notebook) if "training" in notebooks.tags(cell))
-    calls = [
-        node
-        for node in ast.walk(ast.parse(cell.source))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "train_ch6"
-    ]
-    if len(calls) != 1:
-        raise notebooks.ChapterError(
-            f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {len(calls)} "
-            "times; a record is of one call"
-        )
-
-
 # --- into the notebook ----------------------------------------------------------------------------
 
 
@@ -209,7 +185,7 @@ def take(name, folder):
     differing = []
     if state["code"]["training"] != now["training"]:
         differing = code_hash.differing(state["code"]["cells"], now["cells"])
-    results = [cell for cell in code_cells(notebook) if notebooks.tags(cell) & RESULTS]
+    results = notebooks.code_cells(notebook, *RESULTS)
     for cell in results:  # what the folder holds of a cell that is gone is left there
         recorded = state["code"]["trained"].get(cell.id)
         if cell.id not in state["outputs"] or recorded != now["trained"].get(cell.id):
@@ -262,7 +238,7 @@ def check_outputs(name, outputs, *private):
 def write(name, notebook):
     """Write a notebook, the cells that ran numbered 1, 2, ..."""
     count = 0
-    for cell in code_cells(notebook):
+    for cell in notebooks.code_cells(notebook):
         if cell.execution_count is not None:
             count += 1
             cell.execution_count = count
@@ -270,7 +246,7 @@ def write(name, notebook):
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     notebook.metadata.pop("widgets", None)
-    notebook.metadata.language_info = {"name": "python"}
+    notebook.metadata.language_info = notebooks.LANGUAGE
     files.write_notebook(notebooks.path(name), notebook)
     print(f"record: wrote {notebooks.path(name)}")
 

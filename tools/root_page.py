@@ -1,7 +1,7 @@
 """Write what the root page and CONTRIBUTING.md say about the networks and the recorded trainings.
 
-python tools/root_page.py            writes chapters/index.md and CONTRIBUTING.md
-python tools/root_page.py --check    fails when one of them is stale
+python -m tools.root_page            writes chapters/index.md and CONTRIBUTING.md
+python -m tools.root_page --check    fails when one of them is stale
 
 The figures come from the notebooks' networks and from recordings/NAME.json; which chapters there
 are and what they say of themselves, from tools/notebooks.py.
@@ -14,11 +14,11 @@ import re
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from d2lmini.figures.costs import costs_figure
 from d2lmini.figures.histories import plot_curves
 from d2lmini.figures.inline_svg import figure_html, figure_svg
@@ -29,19 +29,31 @@ PAGE = notebooks.ROOT / "chapters" / "index.md"
 CONTRIBUTING = notebooks.ROOT / "CONTRIBUTING.md"
 NUMERALS = dict(enumerate("零一二三四五六七八九十"))
 # What the charts' pictures depend on besides their numbers.
-DRAWN_BY = [
-    Path(__file__),
-    *(notebooks.ROOT / "d2lmini" / "figures" / f"{name}.py"
-      for name in ("costs", "histories", "inline_svg", "style")),
-]  # fmt: skip
+DRAWN_BY = [Path(__file__), *sorted((notebooks.ROOT / "d2lmini" / "figures").glob("*.py"))]
 ALONE = 0.8  # of the processors' time, at least: a training that shared the machine got less
 SHARED = "\n“—”：录制时机器还在做别的事，吞吐量不作数。\n"
 COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种层"
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
-RESULTS_HEAD = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
-RECORDS_HEAD = ("Chapter", "Seeds", "Test accuracy", "Training time", "Device",
-                "Software, precision", "Date")  # fmt: skip
+
+
+class Wording(NamedTuple):
+    """How a page tells of the trainings: the table's head, hours and minutes, what is missing."""
+
+    head: tuple
+    duration: str
+    missing: str
+    comma: str
+
+
+ENGLISH = Wording(
+    ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Software, precision", "Date"),
+    "{} h {} min", "Not recorded yet: the full training of {}.", ", ",
+)  # fmt: skip
+CHINESE = Wording(
+    ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期"),
+    "{}小时{}分", "尚未录制完整训练：{}。", "、",
+)  # fmt: skip
 
 
 def networks(chapters):
@@ -101,52 +113,31 @@ def accuracy(histories):
     return f"{statistics.mean(finals):.3f}{deviation}"
 
 
-def result_rows(chapters, recorded, name_of, hours_and_minutes):
-    """A row for each recorded chapter: what came out, on what, when."""
-    for chapter in chapters:
-        if chapter.name not in recorded:
-            continue
-        content = recorded[chapter.name]
-        record = content["record"]
+def results(chapters, recorded, wording, name_of):
+    """The recorded trainings as a table, what came out, on what, when; and which are missing."""
+    rows = []
+    for chapter, content in [(c, recorded[c.name]) for c in chapters if c.name in recorded]:
+        record, histories = content["record"], content["histories"]
         hours, minutes = divmod(round(record["training_seconds"] / 60), 60)
         software = f"torch {record['torch'].partition('+')[0]}"  # without the build's CUDA
         if record["device"].startswith("cuda"):
             software += f", CUDA {record['cuda']}"
-        yield (
-            name_of(chapter),
-            len(content["histories"]),
-            accuracy(content["histories"]),
-            hours_and_minutes.format(hours, minutes),
-            f"{record['device']} ({record['device_name']})",
-            f"{software}, {record['precision']}",
+        rows.append((
+            name_of(chapter), len(histories), accuracy(histories),
+            wording.duration.format(hours, minutes),
+            f"{record['device']} ({record['device_name']})", f"{software}, {record['precision']}",
             record["started"][:10],
-        )
+        ))  # fmt: skip
+    missing = [name_of(chapter) for chapter in chapters if chapter.name not in recorded]
+    note = f"\n{wording.missing.format(wording.comma.join(missing))}\n" if missing else ""
+    return (f"\n{markdown_table(wording.head, rows)}" if rows else "") + note
 
 
-def results(chapters, recorded, old):
-    """The root page's account of the recorded trainings: chart and table."""
-    missing = "、".join(chapter.network for chapter in chapters if chapter.name not in recorded)
-    note = f"\n尚未录制完整训练：{missing}。\n" if missing else ""
-    if not recorded:
-        return note
-    curves = {
-        chapter.label: recorded[chapter.name]["histories"][0]["test_acc"]
-        for chapter in chapters
-        if chapter.name in recorded
-    }
-    rows = result_rows(chapters, recorded, link, "{}小时{}分")
-    chart = stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old)
-    return f"{chart}\n{markdown_table(RESULTS_HEAD, rows)}{note}"
-
-
-def records_table(chapters, recorded):
-    """The account of the same in CONTRIBUTING.md."""
-    missing = ", ".join(chapter.name for chapter in chapters if chapter.name not in recorded)
-    note = f"\nNot recorded yet: the full training of {missing}.\n" if missing else ""
-    if not recorded:
-        return note
-    rows = result_rows(chapters, recorded, lambda chapter: f"`{chapter.name}`", "{} h {} min")
-    return f"\n{markdown_table(RECORDS_HEAD, rows)}{note}\n"
+def curves_chart(chapters, recorded, old):
+    """The chart of the recorded trainings, '' where there is none."""
+    curves = {chapter.label: recorded[chapter.name]["histories"][0]["test_acc"]
+              for chapter in chapters if chapter.name in recorded}  # fmt: skip
+    return stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old) if curves else ""
 
 
 def curves_figure(curves):
@@ -184,43 +175,28 @@ def page():
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
     layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
     caption = COSTS_CAPTION.format(NUMERALS.get(len(nets), len(nets)))
-
-    def costs_chart(old):
-        draw = functools.partial(costs_figure, nets, shapes, labels)
-        return stamped(draw, caption, (labels, layers), old)
-
+    draw = functools.partial(costs_figure, nets, shapes, labels)
     text = PAGE.read_text("utf-8")
-    text = replace(text, "networks", lambda _: network_table(chapters, costs, recorded))
-    text = replace(text, "costs", costs_chart)
-    return replace(text, "results", lambda old: results(chapters, recorded, old))
+    for name, write in (
+        ("networks", lambda _: network_table(chapters, costs, recorded)),
+        ("costs", lambda old: stamped(draw, caption, (labels, layers), old)),
+        ("results", lambda old: curves_chart(chapters, recorded, old)
+                                + results(chapters, recorded, CHINESE, link)),
+    ):  # fmt: skip
+        text = files.replace(text, name, write)
+    return text
 
 
 def contributing():
     """CONTRIBUTING.md as it should be."""
     chapters = notebooks.chapters()
-    text = CONTRIBUTING.read_text("utf-8")
-    return replace(text, "records", lambda _: records_table(chapters, recordings(chapters)))
-
-
-def replace(text, name, write):
-    """Put what `write` makes of the old text between the two markers of that name."""
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-    if text.count(begin) != 1 or end not in text.split(begin)[1]:
-        raise notebooks.ChapterError(f"the page needs one {begin.strip()} and one {end} after it")
-    before, rest = text.split(begin)
-    old, after = rest.split(end, 1)
-    return before + begin + write(old) + end + after
+    table = results(chapters, recordings(chapters), ENGLISH, "`{0.name}`".format)
+    return files.replace(CONTRIBUTING.read_text("utf-8"), "records", lambda _: f"{table}\n")
 
 
 @notebooks.exit_on_fault("root_page")
 def main(argv):
-    fresh = {PAGE: page(), CONTRIBUTING: contributing()}
-    stale = [str(path) for path, text in fresh.items() if text != path.read_text("utf-8")]
-    if argv == ["--check"] and stale:
-        raise SystemExit(f"{' and '.join(stale)}: stale, run python tools/root_page.py")
-    if argv != ["--check"]:
-        for path, text in fresh.items():
-            files.write_whole(path, text)
+    files.write_or_check({PAGE: page(), CONTRIBUTING: contributing()}, argv, "root_page")
 
 
 if __name__ == "__main__":

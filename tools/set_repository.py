@@ -1,8 +1,8 @@
 """Give the book its address: the buttons of the site and the install cells of the notebooks.
 
-    python tools/set_repository.py https://github.com/OWNER/REPO
-    python tools/set_repository.py --unset
-    python tools/set_repository.py           the same address, or none, again: for a new chapter
+    python -m tools.set_repository https://github.com/OWNER/REPO
+    python -m tools.set_repository --unset
+    python -m tools.set_repository           the same address, or none, again: for a new chapter
 
 Until it has run there is no button and no link to a repository anywhere, and the install cell tells
 what to do. Running it again, with the same address or another, is safe; comments in _config.yml and
@@ -15,7 +15,6 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from tools import files, notebooks
 
 ROOT = notebooks.ROOT

@@ -8,14 +8,15 @@ Sphinx and the themes mark as translatable), `TEXTS` below (strings the themes d
 import datetime
 import html
 import importlib.metadata
-import itertools
 import json
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
 from docutils import nodes
+from sphinx.errors import ConfigError
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.i18n import CatalogInfo
@@ -47,15 +48,10 @@ UNUSED = [
 ]
 # Formulas in search results: TeX commands that do not read as their own name does (ln, max).
 SYMBOLS = {
-    "left": "", "right": "", "quad": " ", "text": "", "mathrm": "", "mathbf": "",
-    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "sqrt": "√", "sum": "∑", "prod": "∏",
-    "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥", "ne": "≠", "neq": "≠", "approx": "≈",
-    "to": "→", "rightarrow": "→", "infty": "∞", "partial": "∂", "dots": "…", "cdots": "…",
-    "lfloor": "⌊", "rfloor": "⌋", "lceil": "⌈", "rceil": "⌉", "alpha": "α", "beta": "β",
-    "gamma": "γ", "delta": "δ", "epsilon": "ε", "eta": "η", "lambda": "λ", "mu": "μ",
-    "sigma": "σ",
+    "times": "×", "cdot": "·", "div": "÷", "pm": "±", "sqrt": "√", "sum": "∑", "leq": "≤",
+    "geq": "≥", "neq": "≠", "approx": "≈", "to": "→", "infty": "∞", "lfloor": "⌊", "rfloor": "⌋",
+    "left": "", "right": "", "text": "", "mathrm": "", "quad": " ", "eta": "η", "sigma": "σ",
 }  # fmt: skip
-RAISED = str.maketrans("0123456789+-kn", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ᵏⁿ")
 
 
 def in_chinese(page):
@@ -63,32 +59,6 @@ def in_chinese(page):
     for english, chinese in TEXTS.items():
         page = page.replace(english, chinese)
     return page
-
-
-def unique_ids(page):
-    """Give the ids of an SVG a suffix, -2 and so on, where one stands in an SVG before it.
-
-    Equal ids mean equal things, but a page may hold an id once only.
-    """
-    taken = set()
-
-    def suffixed(match):
-        svg = match[0]
-        ids = re.findall(r'<[^<>]* id="([^"]+)"', svg)
-        suffixes = itertools.chain([""], map("-{}".format, itertools.count(2)))
-        suffix = next(s for s in suffixes if taken.isdisjoint(i + s for i in ids))
-        taken.update(i + suffix for i in ids)
-        if not suffix:
-            return svg
-        known = "|".join(map(re.escape, ids))
-        svg = re.sub(rf'( id="|"#|\(#)({known})(?=[")])', rf"\1\2{suffix}", svg)
-        return re.sub(
-            r'(?<=aria-labelledby=")[^"]*',
-            lambda labels: " ".join(i + suffix * (i in ids) for i in labels[0].split()),
-            svg,
-        )
-
-    return re.sub(r"(?s)<svg\b.*?</svg>", suffixed, page)
 
 
 def readable(node):
@@ -108,22 +78,11 @@ def readable(node):
 
 
 def plain_formula(tex):
-    """Return a formula as a line of text: (n + 2p - k)/s, 18c², ln 10."""
-
-    def fraction(match):
-        above, below = (part.strip("{} ") for part in match.groups())
-        return "/".join(f"({p})" if re.search(r"[-+ ]", p) else p for p in (above, below))
-
-    def power(match):
-        exponent = match[1].strip("{}")
-        raised = exponent.translate(RAISED)
-        return raised if not set(raised) & set(exponent) else f"^({exponent})"
-
-    tex = re.sub(r"\\[,;:! ]", " ", tex)
-    tex = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", fraction, tex)
-    tex = re.sub(r"\^(\{[^{}]*\}|\w)", power, tex)
-    tex = re.sub(r"\\([a-zA-Z]+)", lambda match: SYMBOLS.get(match[1], match[1]), tex)
-    return re.sub(r"(?<=[⌊⌈(])\s+|\s+(?=[⌋⌉)])", "", re.sub(r"[\\{}$]", "", tex))
+    """Return a formula as a line of text: (n + 2p - k)/s, 18c^2, ln 10."""
+    tex = re.sub(r"\\frac\s*(\{[^{}]*\}|\d)\s*(\{[^{}]*\}|\d)", r"\1/\2", tex)
+    tex = re.sub(r"(?<!text)\{([^{}]*[-+ ][^{}]*)\}", r"(\1)", tex)
+    tex = re.sub(r"\\([a-zA-Z]+)|\\[,;:! ]", lambda tex: SYMBOLS.get(tex[1], tex[1] or " "), tex)
+    return re.sub(r"(?<=[⌊(])\s+|\s+(?=[⌋)])|[\\{}$]", "", tex)
 
 
 class Anchors(SphinxTransform):
@@ -147,7 +106,9 @@ class Anchors(SphinxTransform):
             line, _, text = slugs[slug]
             # MyST-NB counts ten thousand lines a cell
             anchor = cells[line // 10000 - 1].id.removesuffix("-text") if cells else slug
-            section["ids"] = [slug if anchor in taken else anchor]
+            anchor = slug if anchor in taken else anchor
+            # the theme's script looks headings up by `#anchor`, which must not begin with a digit
+            section["ids"] = [f"s-{anchor}" if anchor[0].isdigit() else anchor]
             taken.update(section["ids"])
             slugs[slug] = line, section["ids"][0], text
 
@@ -164,31 +125,30 @@ def keep_punctuation(app, doctree, docname):
 
 
 def sections(doctree, url, title, is_chapter):
-    """Yield the searchable sections of a page: address, title, whether a chapter, heading, text."""
+    """Yield the searchable sections of a page: address, titles, whether a chapter, prose, code."""
     for section in doctree.findall(nodes.section):
         heading = next(iter(section.findall(nodes.title))).astext()
-        # prose before code, so that an excerpt shows prose where both hold the word
-        parts = sorted(
-            (c for c in section.children if not isinstance(c, nodes.section | nodes.title)),
-            key=lambda part: part.get("nb_element") == "cell_code",
-        )
-        text = " ".join(map(readable, parts))
+        texts = {False: [], True: []}
+        for part in section.children:
+            if not isinstance(part, nodes.section | nodes.title):
+                is_code = part.get("nb_element") == "cell_code" or part.get("language") == "python"
+                texts[is_code] += readable(part).split()
         yield {
             "url": f"{url}#{section['ids'][0]}",
             "page": title,
             "chapter": is_chapter,
             "heading": heading,
-            "text": " ".join(text.split()),
+            "text": " ".join(texts[False]),
+            "code": " ".join(texts[True]),
         }
 
 
 def write_search_data(app, error):
     """Write searchdata.js: every section of the book, for search.js (no fetch: works on file://)."""
-    if error or app.builder.name != "html":
+    if error or app.builder.format != "html":
         return
     found = []
-    root = app.config.root_doc
-    for name in [root, *app.env.toctree_includes.get(root, [])]:
+    for name in app.env.collect_relations():  # in the order of the contents, however nested
         doctree = app.env.get_and_resolve_doctree(name, app.builder)
         url, title = app.builder.get_target_uri(name), app.env.titles[name].astext()
         is_chapter = str(app.env.doc2path(name)).endswith(".ipynb")
@@ -198,17 +158,7 @@ def write_search_data(app, error):
     (out / "_static/searchdata.js").write_text(f"const BOOK={data};\n", encoding="utf-8")
     for pattern in UNUSED:
         for path in sorted(out.glob(pattern)):
-            remove(path)
-
-
-def remove(path):
-    """Delete a file, or a folder with all that is in it."""
-    if path.is_dir():
-        for child in path.iterdir():
-            remove(child)
-        path.rmdir()
-    else:
-        path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def extra_pages(app):
@@ -220,10 +170,19 @@ def extra_pages(app):
 
 def page_context(app, pagename, templatename, context, doctree):
     """Hand the templates what they need."""
-    if "body" in context:
-        context["body"] = unique_ids(context["body"])
     context["in_chinese"] = in_chinese
     context["site_root"] = urlsplit(app.config.html_baseurl or "/").path.rstrip("/") + "/"
+
+
+def add_kaggle(app, pagename, templatename, context, doctree):
+    """Beside the theme's button for Colab one for Kaggle, which takes a notebook's address too."""
+    for group in context.get("header_buttons", []):
+        for link in [link for link in group.get("buttons", []) if link.get("text") == "Colab"]:
+            source = link["url"].replace("//colab.research.google.com/github/", "//github.com/")
+            kaggle = {"text": "Kaggle", "tooltip": link["tooltip"].replace("Colab", "Kaggle"),
+                      "icon": "fas fa-rocket",
+                      "url": f"https://kaggle.com/kernels/welcome?src={source}"}  # fmt: skip
+            group["buttons"].append(link | kaggle)
 
 
 def configure(app, config):
@@ -236,6 +195,16 @@ def configure(app, config):
     config.copyright = f"{datetime.date.today().year} {config.author}"
 
 
+def check_builder(app):
+    """Refuse what Sphinx makes without style, formulas and links; search is the book's own."""
+    if app.builder.name == "singlehtml":  # also what Jupyter Book's pdfhtml is made from
+        raise ConfigError(
+            "this book is not built as one page: its root page lies in a folder, which Sphinx's "
+            "singlehtml does not follow; build html, and print its pages"
+        )
+    app.builder.search = False
+
+
 def setup(app):
     # Sphinx compiles only the catalog named sphinx by itself.
     CatalogInfo(str(HERE / "locale/zh_CN/LC_MESSAGES"), "booktheme", "utf-8").write_mo("zh_CN")
@@ -244,9 +213,10 @@ def setup(app):
     app.add_config_value("comments_config", {}, "html")
     app.add_transform(Anchors)
     app.connect("config-inited", configure)
-    app.connect("builder-inited", lambda app: setattr(app.builder, "search", False))
+    app.connect("builder-inited", check_builder)
     app.connect("doctree-resolved", keep_punctuation)
     app.connect("html-collect-pages", extra_pages)
     app.connect("html-page-context", page_context)
+    app.connect("html-page-context", add_kaggle, priority=600)  # after the theme's buttons
     app.connect("build-finished", write_search_data)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -88,18 +88,15 @@ const share = (part, whole, percent = whole && 100 * part / whole) =>
   percent > 0 && percent < 0.05 ? "<0.1%" : percent ? `${fixed(percent, 1)}%` : "0%";
 
 // --- a column of a figure: one network -----------------------------------------------------------
-const texts = element => [...element.querySelectorAll("text")].map(text => text.textContent);
-
 class Column {
   constructor(svg) {
     this.svg = svg;
     this.net = JSON.parse(svg.dataset.net);
-    this.words = svg.getAttribute("aria-label");
+    this.words = svg.getAttribute("aria-description");
     this.texts = [...svg.querySelectorAll("text[data-of]")];
-    this.boxes = [...svg.querySelectorAll("g[data-of]")].map(box => {
-      const panel = svg.querySelector(`.d2lm-t${box.getAttribute("class").match(/d2lm-b(\d+)/)[1]}`);
-      return {box, panel, drawn: texts(panel), of: box.dataset.of.split(" ").map(Number)};
-    });
+    this.boxes = [...svg.querySelectorAll("g[data-of]")].map(box => ({
+      box, drawn: box.getAttribute("aria-label").split("；"), of: box.dataset.of.split(" ").map(Number),
+    }));
     this.addField();
     this.show(this.net.side);
   }
@@ -115,10 +112,11 @@ class Column {
     this.svg.replaceWith(frame);
     frame.append(this.svg);
     const find = selector => frame.querySelector(selector);
-    find("span").textContent = `${find("title").textContent}的`;
+    find("span").textContent = `${this.svg.dataset.name}的`;
     [this.input, this.status] = [find("input"), find("[role=status]")];
     this.input.value = this.net.side;
     this.input.addEventListener("input", () => this.answer());
+    this.input.addEventListener("wheel", () => this.input.blur()); // which would turn the number
     this.input.addEventListener("change", () => this.ask(this.side)); // what cannot be, goes
     find("button").addEventListener("click", () => {
       this.input.focus(); // the button hides itself
@@ -155,11 +153,10 @@ class Column {
     const [start, end] = this.texts.map(text => text.textContent).filter(text => /^输/.test(text));
     const words = this.words.replace(/：输入[\d×]+/, `：${start}`)
       .replace(/；输出[^；]*$/, `；${end}。共${total}。`);
-    this.svg.setAttribute("aria-label", words);
-    this.svg.querySelector("desc").textContent = words;
+    this.svg.setAttribute("aria-description", words);
     const ends = made.find(layer => layer.ends), other = ends ?? made.find(layer => layer.arrives);
     const box = this.boxes.find(({box, of}) => box.dataset.kind && of.includes(made.indexOf(other)));
-    const label = box?.box.querySelector("title").textContent ?? "网络中的一层";
+    const label = box?.box.dataset.name ?? "网络中的一层";
     const unseen = document.createElement("span");
     unseen.className = "shapes-unseen";
     unseen.textContent = `${start}，${end}，${ends ? ends.ends : `共${total}`}。`;
@@ -167,8 +164,8 @@ class Column {
   }
 }
 
-// Write what a box or frame shows of its layers: details, label for the ear, outline, mark.
-function write({box, panel, drawn, of}, {made, passes, params, flops}) {
+// Write what a box or frame tells of its layers: its label, which site.js shows, outline, mark.
+function write({box, drawn, of}, {made, passes, params, flops}) {
   const layers = of.map(number => made[number]), {shape} = layers[layers.length - 1];
   const [ownParams, ownFlops] = [sum(layers, "params"), sum(layers, "flops")];
   const ends = layers.find(layer => layer.ends)?.ends;
@@ -185,7 +182,6 @@ function write({box, panel, drawn, of}, {made, passes, params, flops}) {
   if (arrives) lines.push(`送来${grouped(arrives)}个特征，`, `权重接${grouped(takes)}个：要换权重`);
   box.setAttribute("aria-label", lines.join("；"));
   box.classList.toggle("shapes-out", !shape && !ends);
-  writeDetails(box, panel, lines);
   if (!box.dataset.kind) return; // a frame has no more
   Object.assign(box.dataset, {shape: times(shape ?? []), params: ownParams, flops: ownFlops});
   box.classList.toggle("shapes-end", !!ends);
@@ -213,21 +209,6 @@ function newText(x, y, words, attributes) {
   const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
   text.textContent = words;
   return set(text, {x, y, ...attributes});
-}
-
-// The panel with the details, laid out as d2lmini/figures/svg.py does.
-function writeDetails(box, panel, lines) {
-  if (texts(panel).join("\n") === lines.join("\n")) return;
-  const wide = c => c > "\u2e80" ? 1
-    : " ,.:'()|il".includes(c) ? 0.36 : "×mwMW→·".includes(c) ? 0.88 : 0.66;
-  const [left, top, , boxHeight] = placeOf(box), page = box.ownerSVGElement.viewBox.baseVal;
-  const width = 16 + Math.max(...lines.map((words, i) =>
-    (i ? 11 : 12.1) * [...words].reduce((sum, c) => sum + wide(c), 0)));
-  const height = 15 * lines.length + 9, above = top - height - 3;
-  const x = Math.max(1, Math.min(left, page.width - width - 1));
-  const y = Math.max(1, Math.min(above > 0 ? above : top + boxHeight + 3, page.height - height - 1));
-  panel.replaceChildren(set(panel.firstChild, {x, y, width, height}), ...lines.map((words, i) =>
-    newText(x + 8, y + 16 + 15 * i, words, {"font-size": 11, "font-weight": i ? 400 : 700})));
 }
 
 // --- the page's figures, and its address ---------------------------------------------------------

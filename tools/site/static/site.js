@@ -1,6 +1,7 @@
-// Paper shows what is folded on the screen: opens every <details> for printing, then folds it again.
+// What pages do beside the theme: paper shows what is folded; architecture figures tell a box's
+// facts in a tip and take one tab stop each; a figure too wide for its column can be scrolled to.
 "use strict";
-
+{
 let opened = [];
 addEventListener("beforeprint", () => {
   for (const details of document.querySelectorAll(".bd-article details:not([open])")) {
@@ -12,3 +13,103 @@ addEventListener("afterprint", () => {
   for (const details of opened) details.open = false;
   opened = [];
 });
+
+// --- a figure's words: each once ------------------------------------------------------------------
+// In a notebook, where no script runs, a figure says on pointing what it knows, in <title>s. Here
+// these would be a second tooltip, and a second reading for the ear.
+const BOX = ".d2lm-box";
+const take = (element, name) => {
+  const child = element.querySelector(`:scope > ${name}`);
+  child?.remove();
+  return child?.textContent;
+};
+
+for (const svg of document.querySelectorAll("figure svg[role]")) {
+  const [title, words] = [take(svg, "title"), take(svg, "desc") ?? svg.getAttribute("aria-label")];
+  svg.removeAttribute("aria-labelledby");
+  if (!svg.matches(".d2lm")) { // a chart: the caption stands under it
+    svg.setAttribute("aria-label", words);
+    continue;
+  }
+  svg.dataset.name = title ?? "网络";
+  svg.setAttribute("aria-label", `${svg.dataset.name}的结构，方向键逐层查看`);
+  svg.setAttribute("aria-description", words);
+  for (const panel of svg.querySelectorAll(".d2lm-tip")) panel.remove();
+  for (const box of svg.querySelectorAll(BOX)) {
+    const said = take(box, "title") ?? "";
+    box.dataset.name = said.split(/；|\n/)[0];
+    if (!box.hasAttribute("aria-label")) box.setAttribute("aria-label", said.replaceAll("\n", "；"));
+  }
+}
+
+// --- the keyboard: one stop a figure, arrow keys from box to box ----------------------------------
+for (const figure of document.querySelectorAll("figure")) {
+  const boxes = [...figure.querySelectorAll(BOX)];
+  const stopAt = stop => boxes.forEach(box => box.setAttribute("tabindex", box === stop ? 0 : -1));
+  stopAt(boxes[0]);
+  figure.addEventListener("focusin", ({target}) => boxes.includes(target) && stopAt(target));
+  figure.addEventListener("keydown", event => {
+    const at = boxes.indexOf(event.target), last = boxes.length - 1;
+    const to = {ArrowDown: at + 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowLeft: at - 1,
+      Home: 0, End: last}[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    boxes[Math.max(0, Math.min(to, last))].focus();
+  });
+  if (boxes.length) figure.removeAttribute("tabindex");
+  else new ResizeObserver(() => { // what is cut off is scrolled to
+    if (figure.scrollWidth > figure.clientWidth) figure.tabIndex = 0;
+    else figure.removeAttribute("tabindex");
+  }).observe(figure);
+}
+
+// --- the tip: a box's facts beside it -------------------------------------------------------------
+const tip = document.createElement("div");
+tip.className = "figure-tip";
+tip.hidden = true;
+tip.setAttribute("aria-hidden", "true"); // the box's own label says it
+document.body.append(tip);
+let about, leaving, pointer = {};
+
+function tell(box) {
+  clearTimeout(leaving);
+  if (box === about) return; // also where Esc has put the tip away
+  about = box;
+  tip.hidden = !box;
+  if (!box) return;
+  tip.replaceChildren(...box.getAttribute("aria-label").split("；").map(words => {
+    const line = document.createElement("div");
+    line.textContent = words;
+    return line;
+  }));
+  place();
+}
+
+// Above the box or, for lack of room, below; the pointer gets from one to the other.
+function place() {
+  if (tip.hidden) return;
+  const {left, top, bottom} = about.getBoundingClientRect(), {offsetWidth, offsetHeight} = tip;
+  const bar = document.querySelector(".bd-header-article")?.getBoundingClientRect().bottom ?? 0;
+  const y = top - offsetHeight > Math.max(bar, 0) ? top - offsetHeight : bottom;
+  const x = Math.max(4, Math.min(left, document.documentElement.clientWidth - offsetWidth - 4));
+  tip.style.translate = `${x + scrollX}px ${y + scrollY}px`;
+}
+
+const boxAt = element => element?.closest?.(BOX) ?? null;
+addEventListener("pointerover", ({target}) => {
+  clearTimeout(leaving);
+  if (boxAt(target)) tell(boxAt(target));
+  else if (about && !tip.contains(target))
+    leaving = setTimeout(() => tell(boxAt(document.activeElement)), 200);
+});
+addEventListener("focusin", ({target}) => tell(boxAt(target)));
+addEventListener("focusout", () => tell(null));
+addEventListener("pointermove", event => { pointer = event; });
+addEventListener("keydown", ({key}) => {
+  if (key !== "Escape" || tip.hidden) return;
+  tip.hidden = true; // and what lies under it is not told either before the pointer moves on
+  const {clientX = -1, clientY = -1} = pointer;
+  about = boxAt(document.elementFromPoint(clientX, clientY)) ?? about;
+});
+addEventListener("scroll", place, true);
+}
