@@ -249,4 +249,5 @@ def setup(app):
     app.connect("html-collect-pages", extra_pages)
     app.connect("html-page-context", page_context)
     app.connect("build-finished", write_search_data)
+    app.setup_extension("live_network")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
