@@ -5,7 +5,6 @@ D2L_LIVE_IMAGES=200 in the environment they are for so many of Fashion-MNIST's t
 20 of them with each path switched off: minutes.
 """
 
-import base64
 import importlib.util
 import io
 import os
@@ -105,19 +104,13 @@ def run(page, pixels, offs, layers):
     """Scores for each of `offs`, the enlarged image, and what the layers of these numbers give."""
     found = page.evaluate(
         """([pixels, offs, layers]) => {
-        network.run(Uint8Array.from(pixels));
-        const base64 = data => btoa(Array.from(new Uint8Array(data.buffer, data.byteOffset,
-            data.byteLength), n => String.fromCharCode(n)).join(""));
-        const maps = layers.map(n => base64(network.made[n].data)), image = base64(network.image);
-        return {maps, image, scores: offs.map(off => [...network.run(null, off)])};
-    }""",
+            network.run(Uint8Array.from(pixels));
+            const maps = layers.map(n => [...network.made[n].data]), image = [...network.image];
+            return [offs.map(off => [...network.run(null, off)]), image, ...maps];
+        }""",
         [pixels.flatten().tolist(), offs, layers],
     )
-    decode = {"maps": torch.float32, "image": torch.uint8}
-    flat = {key: [torch.frombuffer(bytearray(base64.b64decode(text)), dtype=kind)
-                  for text in ([found[key]] if key == "image" else found[key])]
-            for key, kind in decode.items()}  # fmt: skip
-    return torch.tensor(found["scores"]), flat["image"][0], flat["maps"]
+    return [torch.tensor(numbers) for numbers in found]
 
 
 @site
@@ -125,22 +118,24 @@ def test_scores_and_maps_are_torchs(page_network, rounded, images):
     ends = page_network.evaluate("liveData[0].ends")
     X = data.resize_like_pil(images, 96)
     worst = torch.zeros(2)
-    for pixels, enlarged in zip(images, X, strict=True):
-        scores, image, maps = run(page_network, pixels, [[]], ends)
+    for i, (pixels, enlarged) in enumerate(zip(images, X, strict=True)):
+        compared = ends if i % 8 == 0 else []  # to bring maps over takes longest
+        scores, image, *maps = run(page_network, pixels, [[]], compared)
         assert image.equal(enlarged.flatten())
         with torch.no_grad():
             out, expected = enlarged[None, None] / 255, []
             for module in rounded:
                 expected.append(out := module(out))
         differences = [(a - b.flatten()).abs().max() for a, b in zip(maps, expected, strict=False)]
-        worst = worst.max(torch.stack([(scores[0] - out[0]).abs().max(), max(differences)]))
+        in_scores = (scores[0] - out[0]).abs().max()
+        worst = worst.max(torch.stack([in_scores, max(differences, default=in_scores)]))
     print(f"{len(images)} images: scores differ by {worst[0]:.1e} at most, maps by {worst[1]:.1e}")
     assert worst.max() < 1e-3
 
 
 @site
 def test_without_a_path_the_scores_are_torchs(page_network, rounded, images):
-    chosen = images[: 20 if NUM_IMAGES else 2]
+    chosen = images[: 20 if NUM_IMAGES else 1]
     blocks = [module for module in rounded.modules() if hasattr(module, "path1")]
     joins = page_network.evaluate("""liveData[0].net.layers.flatMap(
         ({op}, i) => op === "cat" ? [i + 1] : [])""")

@@ -6,10 +6,10 @@ const SIDE = 28, FINE = 280; // of the network's pictures; of one's own before i
 const live = document.querySelector(".live"), find = selector => live.querySelector(selector);
 const all = selector => [...live.querySelectorAll(selector)];
 const sum = numbers => numbers.reduce((a, b) => a + b, 0);
-const bytes = base64 => Uint8Array.from(atob(base64), c => c.charCodeAt());
+const bytes = (base64, text = atob(base64)) =>
+  new Uint8Array(text.length).map((_, i) => text.charCodeAt(i));
 const [{work, net, ends, names, grey}, ...weights] = liveData;
 find(".live-load").outerHTML = work;
-find("progress").before(find(".live-said"));
 
 function paint(canvas, pixels, width = Math.sqrt(pixels.length)) {
   const image = new ImageData(width, pixels.length / width);
@@ -56,7 +56,7 @@ async function prepare(file) {
   return {pixels, steps: [["灰度", grey, width], ...isLight ? [inverted] : [], ["裁边，28×28", pixels]]};
 }
 
-// --- the worker is asked one thing at a time, and then the last that was wanted -------------------
+// The worker is asked one thing at a time, and then the last that was wanted meanwhile.
 const source = `"use strict";const {answer} = (${liveNetwork})();onmessage = answer`;
 const worker = new Worker(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
 const off = new Set();
@@ -72,13 +72,13 @@ function change(chosen = picture) {
 }
 
 worker.onmessage = ({data}) => {
-  find("progress").value = data.done ?? 0;
-  if (data.done) return;
+  if (find("progress").value = data.done ?? 0) return;
   busy = false;
   if (waits) return change();
   live.ariaBusy = false;
   show(data);
 };
+worker.onerror = () => find(".live-said").textContent = "出错了，算不下去：换一个新些的浏览器再试";
 
 const percent = p => `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)}%`;
 const shares = scores => scores.map(s => 1 / sum(scores.map(other => Math.exp(other - s)))); // softmax
@@ -107,18 +107,17 @@ function show({scores, normal, image, maps}) {
   live.classList.toggle("live-off", off.size);
 }
 
-// --- what a reader does --------------------------------------------------------------------------
 const radios = all("[type=radio]"), table = find(".live-blocks");
 radios.forEach((radio, i) => {
   const pixels = bytes(grey).subarray(i * SIDE ** 2, (i + 1) * SIDE ** 2);
-  const chosen = {pixels, label: i % names.length, steps: [["28×28", pixels]]};
   paint(radio.nextSibling, pixels);
-  radio.onchange = () => change(chosen);
+  radio.onchange = () => change({pixels, label: i % names.length, steps: [["28×28", pixels]]});
 });
 find(".live-own").onchange = async ({target}) => {
   const [file] = target.files;
+  if (!file) return;
   try {
-    if (file) change(await prepare(file));
+    change(await prepare(file));
     for (const radio of radios) radio.checked = false;
   } catch {
     find(".live-said").textContent = `读不出${file.name}：不是图片，或者浏览器不认识它的格式`;
