@@ -32,24 +32,25 @@ FILES = [f"data-{i}.js" for i in range(PARTS + 1)] + ["network.js", "page.js"]
 render = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), trim_blocks=True).get_template
 
 
-def drawn_network(notebook, params):
-    """The layers of the drawing with so many parameters, and the last layer of each module.
+def drawn_network(notebook, weights):
+    """The layers of the chapter's drawing of the network, and the last layer of each module.
 
-    The layers are as in d2lmini/figures/rules.py; the modules are the drawing's outermost frames.
+    notebook: as nbformat reads it. weights: content of the file with the recorded weights. Layers
+    are as in d2lmini/figures/rules.py, modules the drawing's outermost frames. (None, None) where
+    no drawing has these weights: the chapter has changed since it was trained.
     """
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            for svg in re.findall(
-                r"(?s)<svg.*?</svg>", output.get("data", {}).get("text/html", "")
-            ):
-                data = re.search(r"""data-net=(["'])(.*?)\1""", svg)
-                net = json.loads(html.unescape(data[2])) if data else {"layers": []}
-                if sum(layer.get("w", 0) for layer in net["layers"]) == params:
-                    frames = re.findall(r'<g [^>]*data-of="([\d ]+)" aria-label', svg)
-                    return net, [int(frame.split()[-1]) for frame in frames]
-    raise ValueError(
-        f"no drawing in {NAME}.ipynb has the {params:,} parameters of {WEIGHTS}: record the chapter"
-    )
+    (length,) = memoryview(weights)[:4].cast("I")
+    sizes = [math.prod(entry["shape"]) for entry in json.loads(weights[4 : 4 + length])]
+    sizes = [weight + bias for weight, bias in zip(sizes[::2], sizes[1::2], strict=True)]
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    pages = "".join(output.get("data", {}).get("text/html", "") for output in outputs)
+    for svg in re.findall(r"(?s)<svg.*?</svg>", pages):
+        data = re.search(r"""data-net=(["'])(.*?)\1""", svg)
+        net = json.loads(html.unescape(data[2])) if data else {"layers": []}
+        if [layer["w"] for layer in net["layers"] if "w" in layer] == sizes:
+            frames = re.findall(r'<g [^>]*data-of="([\d ]+)" aria-label', svg)
+            return net, [int(frame.split()[-1]) for frame in frames]
+    return None, None
 
 
 def blocks_of(net, ends):
@@ -75,6 +76,8 @@ def add_block(app, doctree, docname):
     if app.builder.format != "html" or source.name != f"{NAME}.ipynb":
         return
     notebook = nbformat.read(source, as_version=4)
+    if not drawn_network(notebook, WEIGHTS.read_bytes())[0]:
+        return
     cells = [cell.id for cell in notebook.cells]
     # MyST-NB counts ten thousand lines a cell
     *_, last = (p for p in doctree.findall(nodes.paragraph)
@@ -97,9 +100,9 @@ def write_files(app, error):
     if error or app.builder.name != "html":
         return
     content = WEIGHTS.read_bytes()
-    (length,) = memoryview(content)[:4].cast("I")
-    params = sum(math.prod(entry["shape"]) for entry in json.loads(content[4 : 4 + length]))
-    net, ends = drawn_network(nbformat.read(ROOT / f"chapters/{NAME}.ipynb", 4), params)
+    net, ends = drawn_network(nbformat.read(ROOT / f"chapters/{NAME}.ipynb", 4), content)
+    if not net:
+        return
     blocks, paths = blocks_of(net, ends)
     style = (HERE / "style.css").read_text("utf-8")
     work = render("work.html").render(

@@ -53,7 +53,7 @@ async function prepare(file) {
     means[Math.floor(row / part) * SIDE + Math.floor(column / part)] += above / part ** 2;
   }
   const pixels = Uint8Array.from(means, Math.round), inverted = ["反色", turned, width];
-  return {pixels, steps: [["灰度", grey, width], ...isLight ? [inverted] : [], ["裁边，28×28", pixels]]};
+  return {pixels, steps: [["灰度", grey, width], ...isLight ? [inverted] : [], ["裁到28×28", pixels]]};
 }
 
 // The worker is asked one thing at a time, and then the last that was wanted meanwhile.
