@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from d2lmini.figures.layers import describe_function, describe_module
 from d2lmini.figures.structure import IN, Group, Layer, arrange
-from d2lmini.network import device_of, dtype_of, evaluation_mode, is_lazy, uncompiled
+from d2lmini.network import device_of, dtype_of, evaluation_mode, is_lazy
 
 __all__ = ["layer_outputs", "trace", "trace_all"]
 
@@ -73,7 +73,7 @@ def trace(net, input_shape):
             raise ValueError(f"input_shape must be positive integers, batch size first, such as "
                              f"(1, 1, 224, 224); got {inputs}")  # fmt: skip
         inputs = (torch.zeros(inputs, dtype=dtype_of(net), device="meta"),)
-    net = uncompiled(net)
+    net = getattr(net, "_orig_mod", net)  # what torch.compile was given
     net = copy.deepcopy(net) if is_lazy(net) else net  # its first run would give it its shape
     try:
         recorder = _run(net, inputs, on_meta=not is_lazy(net))

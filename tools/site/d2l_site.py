@@ -219,4 +219,5 @@ def setup(app):
     app.connect("html-page-context", page_context)
     app.connect("html-page-context", add_kaggle, priority=600)  # after the theme's buttons
     app.connect("build-finished", write_search_data)
+    app.setup_extension("live_network")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
