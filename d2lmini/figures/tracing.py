@@ -315,7 +315,7 @@ def _is_leaf(module):
     if not any(True for _ in module.children()):
         return True
     return _is_of_torch(module) and not isinstance(
-        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.DataParallel)
     )
 
 
