@@ -126,7 +126,10 @@ def _run(net, inputs, on_meta=False):
             recorder.hooks(net),
             recorder,
         ):
-            output = torch.func.functional_call(net, state, inputs, tie_weights=False)
+            if on_meta:
+                output = torch.func.functional_call(net, state, inputs, tie_weights=False)
+            else:
+                output = net(*inputs)
     except Exception as error:
         shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(
@@ -312,7 +315,7 @@ def _is_leaf(module):
     if not any(True for _ in module.children()):
         return True
     return _is_of_torch(module) and not isinstance(
-        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        module, (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.DataParallel)
     )
 
 
