@@ -11,6 +11,7 @@ checkpoint  training state on disk, and the plain values by which it knows its r
 cuda_graph  a training step as a CUDA graph, on request
 animator    training curves updated in place
 train       train_ch6: look, initialise, train, measure
+
 figures     a subpackage: every picture of the book
 """
 

@@ -10,7 +10,7 @@ import time
 import IPython.display
 from matplotlib.figure import Figure
 
-from d2lmini.figures.inline_svg import InlineFigure, chinese_fonts, figure_svg
+from d2lmini.figures.inline_svg import InlineFigure, book_style, figure_svg, quiet
 
 POINTS_PER_EPOCH = 5  # of the training curves, as in the reference
 SECONDS_BETWEEN_REDRAWS = 0.5  # a fast GPU must not wait for the plot
@@ -31,6 +31,7 @@ class Animator:
         nrows, ncols, figsize: grid of axes, of which the first has the curves; its size in inches.
     """
 
+    @book_style()
     def __init__(self, xlabel=None, ylabel=None, legend=None, xlim=None, ylim=None,
                  xscale="linear", yscale="linear", fmts=("-", "m--", "g-.", "r:"),
                  nrows=1, ncols=1, figsize=(3.5, 2.5), *, caption=None):  # fmt: skip
@@ -68,6 +69,7 @@ class Animator:
             self.progress("")
             print(f"{self.xlabel or 'x'} {at:.0f}: {', '.join(told)}", flush=True)
 
+    @book_style()
     def redraw(self, status=None):
         """Show the curves as they are, in a notebook; `status` is a line under the figure."""
         self.progress(status or "")
@@ -94,10 +96,11 @@ class Animator:
         print(f"\r{' ' * len(self._progress)}\r{status}", end="", flush=True)
         self._progress = status
 
+    @book_style()
     def save(self, path):
         """Write the figure to a file, in the format that its ending names (.svg, .png, .pdf)."""
         self._draw()
-        with chinese_fonts(self.fig):
+        with quiet(self.fig):
             self.fig.savefig(path, bbox_inches="tight")
 
     def _draw(self):

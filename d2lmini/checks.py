@@ -59,16 +59,14 @@ def as_tensors(batch, name, number):
 
 
 def check_scores(scores, X, labels, name):
-    """Refuse what is no tensor of scores (B, num_classes) of X, or has none for some of `labels`.
-
-    Labels on a GPU, where reading waits, are not looked at.
-    """
+    """Refuse what is no tensor of scores (B, num_classes) of X, or has none for a label."""
     shape = tuple(getattr(scores, "shape", ()))
+    if len(shape) == 1 and not scores.is_floating_point():  # labels already
+        return
     if len(shape) != 2 or shape[0] != len(X):
         advice = "; does it lack nn.Flatten()?" if shape[:1] == X.shape[:1] else ""
-        raise ValueError(f"the network must return one tensor of scores, ({len(X)}, num_classes) "
-                         f"for {len(X)} images, got a {type(scores).__name__} {shape}{advice}"
-                         )  # fmt: skip
+        raise ValueError(f"the network must return a tensor of scores, ({len(X)}, num_classes), "
+                         f"got a {type(scores).__name__} {shape}{advice}")  # fmt: skip
     if labels.device.type == "cpu" and (labels.min() < 0 or labels.max() >= shape[1]):
         low, high = labels.min(), labels.max()
         advice = f"it needs {high + 1} outputs" if low == 0 else "number the classes from 0"
@@ -139,7 +137,7 @@ def _try(net, X, labels, name, precision):
             net(X)  # layers find their sizes
         lay_out(net, precision.layout)
         with torch.autocast(precision.device.type, enabled=False), precision.autocast():
-            scores = net(X)
+            scores, again = net(X), net(X)
     except Exception as error:
         is_readers = isinstance(error, RuntimeError) and _layer_in(error) is None
         if is_readers and precision.layout != torch.contiguous_format:
@@ -149,13 +147,12 @@ def _try(net, X, labels, name, precision):
     check_scores(scores, X, labels.cpu(), name)
     if not scores.isfinite().all():
         raise ValueError("the network's scores are not finite before the first step: its weights "
-                         "are not, or the images are too large; define it anew, or scale them"
-                         )  # fmt: skip
+                         "are not, or the images are too large")  # fmt: skip
     if X.is_floating_point() and X.abs().max() > 30:
         hints["range"] = (f"note: images go up to {X.max().item():g}; learning rates such as the "
                           "book's are for values from 0 to 1: divide by 255, as "
                           "torchvision.transforms.ToTensor() does")  # fmt: skip
-    if not torch.equal(net(X[:2]), net(X[:2])):
+    if not torch.equal(scores, again):
         hints["random"] = "note: scores differ in evaluation mode: F.dropout needs self.training"
     are_scores = scores.dim() == 2 and scores.shape[1] > 1 and scores.min() >= 0
     if are_scores and (scores.float().sum(1) - 1).abs().max() < 1e-3:

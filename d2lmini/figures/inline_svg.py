@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-__all__ = ["InlineFigure", "book_style", "chinese_fonts", "figure_html", "figure_svg", "quiet",
+__all__ = ["InlineFigure", "book_style", "figure_html", "figure_svg", "quiet",
            "save_svg", "show", "show_inline"]  # fmt: skip
 
 FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
@@ -146,9 +146,6 @@ def quiet(fig):
             yield
     finally:
         logger.setLevel(level)
-
-
-chinese_fonts = quiet
 
 
 def show(fig, *, alt, caption=None, save=None):
