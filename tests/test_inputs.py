@@ -152,9 +152,9 @@ NETWORKS = [
     (nn.Flatten, {}, "no parameter to train"),
     (Unused, {}, "lazy layer is not used"),
     (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {"train": Restarting}, "call net(X)"),
-    (lambda: Net(after=lambda s: {"out": s}), {}, "a dict", "one tensor of scores"),
-    (lambda: Net(after=lambda s: (s, s)), {}, "a tuple", "one tensor of scores"),
-    (lambda: Net(after=lambda s: None), {}, "a NoneType", "one tensor of scores"),
+    (lambda: Net(after=lambda s: {"out": s}), {}, "a dict", "tensor of scores"),
+    (lambda: Net(after=lambda s: (s, s)), {}, "a tuple", "tensor of scores"),
+    (lambda: Net(after=lambda s: None), {}, "a NoneType", "tensor of scores"),
     (lambda: Net(after=lambda s: s[:, :, None, None]), {}, "(4, 3, 1, 1)", "nn.Flatten()"),
     (lambda: Net(after=lambda s: s.mean()), {}, "(4, num_classes)", "Tensor ()"),
     (lambda: Net(before=lambda X: X.view(-1, 1, 4, 8)), {}, "got (8, 32)"),  # mixes the images
