@@ -36,10 +36,10 @@ def drawn_network(notebook, weights):
     """The layers of the chapter's drawing of the network, and the last layer of each module.
 
     notebook: as nbformat reads it. weights: content of the file with the recorded weights. Layers
-    are as in d2lmini/figures/rules.py, modules the drawing's outermost frames. (None, None) where
+    are as in d2lmini/figures/layers.py, modules the drawing's outermost frames. (None, None) where
     no drawing has these weights: the chapter has changed since it was trained.
     """
-    (length,) = memoryview(weights)[:4].cast("I")
+    length = int.from_bytes(weights[:4], "little")
     sizes = [math.prod(entry["shape"]) for entry in json.loads(weights[4 : 4 + length])]
     sizes = [weight + bias for weight, bias in zip(sizes[::2], sizes[1::2], strict=True)]
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))

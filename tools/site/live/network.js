@@ -1,6 +1,6 @@
 // A trained network in plain JavaScript: the layers that its drawing carries, as d2lmini/figures/
-// rules.py has them, and the weights of a file of tools/weights.py. Arrays are channels first. What
-// does not change a shape, rules.py does not tell: here `same` is ReLU, `pool` takes the largest.
+// layers.py has them, and the weights of a file of tools/weights.py. Arrays are channels first. What
+// changes no shape is not told there: here `same` is ReLU, and `pool` takes the largest.
 "use strict";
 function liveNetwork() {
 const product = sizes => sizes.reduce((a, b) => a * b, 1);
