@@ -1,6 +1,6 @@
 // Shapes that answer: a field over an architecture figure changes the side of its input, and the
 // figure is computed anew. The figure brings what is needed: `data-net` on the <svg> has the layers
-// with their rules (d2lmini/figures/rules.py), `data-of` on its parts tells which layers they are
+// with their rules (d2lmini/figures/layers.py), `data-of` on its parts tells which layers they are
 // about. Nothing here knows a network, and without this script the figures are what they are.
 "use strict";
 {
