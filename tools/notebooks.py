@@ -25,6 +25,7 @@ EXAMPLE = {
 }
 
 LANGUAGE = {"name": "python", "file_extension": ".py"}  # nbconvert names a script by it
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 class ChapterError(ValueError):

@@ -246,7 +246,8 @@ def write(name, notebook):
             if output.output_type == "execute_result":
                 output.execution_count = cell.execution_count
     notebook.metadata.pop("widgets", None)
-    notebook.metadata.language_info = notebooks.LANGUAGE
+    notebook.metadata.language_info = notebooks.LANGUAGE  # editors write their own
+    notebook.metadata.kernelspec = notebooks.KERNEL
     files.write_notebook(notebooks.path(name), notebook)
     print(f"record: wrote {notebooks.path(name)}")
 

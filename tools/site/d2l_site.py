@@ -190,7 +190,7 @@ def configure(app, config):
     if (found := importlib.metadata.version("sphinx-book-theme")) != THEME:
         logging.getLogger(__name__).warning(
             f"tools/site is made for sphinx-book-theme {THEME}, not {found}: "
-            "run pip install -r requirements.txt"
+            "run pip install -r tools/site/requirements.txt"
         )
     config.copyright = f"{datetime.date.today().year} {config.author}"
 
