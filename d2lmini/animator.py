@@ -35,13 +35,14 @@ class Animator:
     def __init__(self, xlabel=None, ylabel=None, legend=None, xlim=None, ylim=None,
                  xscale="linear", yscale="linear", fmts=("-", "m--", "g-.", "r:"),
                  nrows=1, ncols=1, figsize=(3.5, 2.5), *, caption=None):  # fmt: skip
-        self.legend, self.fmts, self.caption = list(legend or []), fmts, caption
+        legend = [legend] if isinstance(legend, str) else list(legend or [])
+        self.legend, self.fmts, self.caption = legend, fmts, caption
         self.xlabel, self.fig = xlabel, Figure(figsize=figsize)
         self.axes = self.fig.subplots(nrows, ncols, squeeze=False).flatten()
         self._settings = {"xlabel": xlabel or "", "ylabel": ylabel or "",
                           "xscale": xscale, "yscale": yscale}  # fmt: skip
-        limits = {"xlim": xlim, "ylim": ylim}  # of which [1, 1], of one epoch, is none
-        self._settings |= {k: v for k, v in limits.items() if v is not None and v[0] != v[1]}
+        for name, limits in ("xlim", xlim), ("ylim", ylim):
+            self._settings |= {name: limits} if limits and limits[0] != limits[1] else {}
         self.X, self.Y = [], []  # a list of points for each curve
         self._display, self._progress = None, ""  # what stands in the terminal's last line
 
@@ -82,6 +83,7 @@ class Animator:
         alt = f"曲线图，横轴{self.xlabel or 'x'}；{told}"
         svg = figure_svg(self.fig, alt=alt, caption=caption)
         picture = InlineFigure(svg, alt=alt, caption=caption)
+        picture.text = f"<figure: {alt}>"
         if self._display is None:
             self._display = IPython.display.display(picture, display_id=True)
         else:
@@ -89,8 +91,7 @@ class Animator:
 
     def progress(self, status):
         """Write `status` over the last line of a terminal, '' to clear it; nothing elsewhere."""
-        is_terminal = getattr(sys.stdout, "isatty", lambda: False)
-        if _in_notebook() or status == self._progress or not is_terminal():
+        if _in_notebook() or status == self._progress or not sys.stdout.isatty():
             return
         status = status[: shutil.get_terminal_size().columns - 1]  # one that wraps would stay
         print(f"\r{' ' * len(self._progress)}\r{status}", end="", flush=True)

@@ -39,9 +39,8 @@ CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat",
 def get_fashion_mnist_labels(labels):
     """Return the English class name of each label (int 0..9) as a list of str."""
     labels = [int(label) for label in labels]
-    wrong = [label for label in labels if not 0 <= label < len(CLASS_NAMES)]
-    if wrong:
-        raise ValueError(f"Fashion-MNIST has the labels 0 to 9, got {wrong[0]}")
+    if not set(labels) <= set(range(10)):
+        raise ValueError(f"Fashion-MNIST has the labels 0 to 9, got {labels}")
     return [CLASS_NAMES[label] for label in labels]
 
 
