@@ -134,8 +134,9 @@ def two_a_class(images, labels):
 
 
 def setup(app):
-    app.connect("doctree-resolved", add_block)
-    app.connect("build-finished", write_files)
+    if WEIGHTS.exists():
+        app.connect("doctree-resolved", add_block)
+        app.connect("build-finished", write_files)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
