@@ -83,7 +83,7 @@ class Animator:
         alt = f"曲线图，横轴{self.xlabel or 'x'}；{told}"
         svg = figure_svg(self.fig, alt=alt, caption=caption)
         picture = InlineFigure(svg, alt=alt, caption=caption)
-        picture.text = f"<figure: {alt}>"
+        picture.text = f"<figure: {'；'.join(filter(None, (caption, alt)))}>"
         if self._display is None:
             self._display = IPython.display.display(picture, display_id=True)
         else:

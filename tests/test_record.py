@@ -193,7 +193,8 @@ def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
     assert content["record"] == notebooks.read("nin").metadata["d2lmini"]
     if stage != "in the training":  # the hours are not spent again
         assert content["histories"] == done["histories"]
-    assert not list(tmp_path.rglob("*.part"))
+    # A kernel that ends while it writes a checkpoint may leave a part of that; nothing else does.
+    assert {file.name[:5] for file in tmp_path.rglob("*.part")} <= {"0.pt."}
 
 
 @pytest.mark.slow
