@@ -22,6 +22,7 @@ from d2lmini.figures.style import flops_text, shape_text, share_text
 from d2lmini.figures.tracing import _Recorder
 from d2lmini.network import evaluation_mode
 from tests.test_draw import Inception, Residual
+from tests.test_drawings import Net
 from tests.test_site import NOTEBOOKS, PAPER, SITE, THIN, Tab, address, browser, give_up, server
 from tools import notebooks
 
@@ -284,19 +285,6 @@ def test_every_side_in_the_chapters(browser, name, truths):
 
 
 # --- networks made for the test -------------------------------------------------------------------
-
-
-class Net(nn.Module):
-    """A network whose `forward` is a function of itself and x."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def conv(*args, **options):
