@@ -85,6 +85,13 @@ def stored():
     return json.loads(record.paths("nin")[0].read_text())
 
 
+def test_cells_in_another_order_are_other_code():
+    recorded = {"training": "one order", "cells": {"net": "a", "data": "b"}, "trained": {}}
+    assert record.differing(recorded, recorded) == ([], [])
+    now = {**recorded, "training": "another"}
+    assert record.differing(recorded, now) == (["net", "data"], [])
+
+
 @pytest.mark.slow
 def test_full_recording_stores_what_ran(chapter, tmp_path):
     path, runs = chapter(), str(tmp_path / "runs")

@@ -65,13 +65,16 @@ def skip_training(name, drop):
 
 
 def stale(notebook, name):
-    """The cells that differ from a record's: those of its training, and those of tag `trained`."""
+    """`differing` of a notebook and its own record; nothing where it has none."""
     recorded = notebook.metadata.get("d2lmini", {}).get("code")
-    if recorded is None:
-        return [], []
-    now = code_hash.training_code(notebook, name)
-    same = recorded["training"] == now["training"]
-    training = [] if same else code_hash.differing(recorded["cells"], now["cells"])
+    return differing(recorded, code_hash.training_code(notebook, name)) if recorded else ([], [])
+
+
+def differing(recorded, now):
+    """The cells whose code is not a record's: those of its training, and those of tag `trained`."""
+    training = []
+    if recorded["training"] != now["training"]:  # by their order alone, where no cell differs
+        training = code_hash.differing(recorded["cells"], now["cells"]) or list(now["cells"])
     return training, code_hash.differing(recorded["trained"], now["trained"])
 
 
@@ -111,8 +114,7 @@ def begun(name, folder, code, commit, args):
         started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         return {"code": {**code, "trained": {}}, "options": options, "commit": commit,
                 "started": started, "machine": None, "histories": [], "outputs": {}}  # fmt: skip
-    if state["code"]["training"] != code["training"]:
-        cells = ", ".join(code_hash.differing(state["code"]["cells"], code["cells"]))
+    if cells := ", ".join(differing(state["code"], code)[0]):
         raise notebooks.ChapterError(
             f"{folder} holds a training of other code, cell {cells} differs; name another folder"
         )
@@ -182,17 +184,14 @@ def take(name, folder):
         raise notebooks.ChapterError(f"{folder} holds no whole training")
     notebook = notebooks.read(name)
     now = code_hash.training_code(notebook, name)
-    differing = []
-    if state["code"]["training"] != now["training"]:
-        differing = code_hash.differing(state["code"]["cells"], now["cells"])
     results = notebooks.code_cells(notebook, *RESULTS)
-    for cell in results:  # what the folder holds of a cell that is gone is left there
-        recorded = state["code"]["trained"].get(cell.id)
-        if cell.id not in state["outputs"] or recorded != now["trained"].get(cell.id):
-            differing.append(cell.id)
-    if differing:
+    other, other_trained = differing(state["code"], now)
+    # What the folder holds of a cell that is gone is left there.
+    other += [cell.id for cell in results
+              if cell.id in other_trained or cell.id not in state["outputs"]]  # fmt: skip
+    if other:
         raise notebooks.ChapterError(
-            f"{folder} holds what other code gave, cell {', '.join(differing)} differs from "
+            f"{folder} holds what other code gave, cell {', '.join(other)} differs from "
             f"chapters/{name}.ipynb; where that is no part of the training, run --from-weights"
         )
     check_outputs(name, state["outputs"], str(folder))
