@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import re
 import types
 
 import pytest
@@ -227,43 +228,31 @@ def ticking(monkeypatch):
     return make
 
 
-def test_history_and_printed_lines(ticking, capsys, monkeypatch):
-    monkeypatch.setattr(trainer, "cuda_missing", lambda: "a card that torch does not know")
-    net = small_net()
-    history = train(net, ticking(batches(), 0.5), num_epochs=2, seed=7)
-    assert (history.device, history.precision, history.seed) == ("cpu", "fp32, channels last", 7)
-    assert history.num_samples == 12 and history.stopped is None
-    assert len(history.cpu_seconds) == 2
-    ends = zip(history.train_loss, history.train_acc, history.test_acc, strict=True)
-    assert [point for point in history.curve if point[3] is not None] == [
-        (epoch, *values) for epoch, values in enumerate(ends, start=1)
-    ]
-    assert [*capsys.readouterr().out.splitlines()[:2], repr(history)] == [
-        "training on cpu",
-        "a card that torch does not know",
-        f"History(2 epochs on cpu, fp32, channels last, {history.results()})",
-    ]
-    assert not any(module.training for module in net.modules())
-
-
-def test_what_the_clock_feeds(ticking, monkeypatch, capsys):
+def test_history_printed_lines_and_what_the_clock_feeds(ticking, monkeypatch, capsys):
     """Seconds of training and of evaluation, the rate, and the time left under the plot."""
-    told = []
+    told, net = [], small_net()
+    monkeypatch.setattr(trainer, "cuda_missing", lambda: "a card that torch does not know")
     monkeypatch.setattr(d2l.Animator, "redraw", lambda self, status=None: told.append(status))
-    history = train(small_net(), ticking(batches(40), 2.0), ticking(batches(8), 1.5), num_epochs=3)
+    data = ticking(batches(40), 2.0), ticking(batches(8), 1.5)
+    history = train(net, *data, num_epochs=3, seed=7)
+    assert (history.device, history.precision, history.seed) == ("cpu", "fp32, channels last", 7)
+    assert history.num_samples == 40 and history.stopped is None and not net.training
     assert history.train_seconds == [20.0] * 3 and history.test_seconds == [3.0] * 3
-    assert history.examples_per_sec == 2.0
+    assert history.examples_per_sec == 2.0 and len(history.cpu_seconds) == 3
+    ends = zip((1, 2, 3), history.train_loss, history.train_acc, history.test_acc, strict=True)
+    assert [point for point in history.curve if point[3] is not None] == list(ends)
     # Two seconds for four images; an epoch takes 20 s, and 3 s more since one evaluation is known.
     lefts = ["0:56", "0:52", "0:48", "0:44", "0:41", "0:37", "0:32", "0:28",
              "0:18", "0:14", "0:09", "0:05"]  # fmt: skip
     statuses = list(filter(None, told))
     assert [status.split("about ")[1].split()[0] for status in statuses] == lefts
     assert statuses[0].startswith("epoch 1/3, batch 2/10, 2 examples/sec")
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        f"loss {history.train_loss[-1]:.3f}, train acc {history.train_acc[-1]:.3f}, "
-        f"test acc {history.test_acc[-1]:.3f}",
-        "2.0 examples/sec on cpu",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["training on cpu", "a card that torch does not know"]
+    assert lines[-2:] == [history.results(), "2.0 examples/sec on cpu"]
+    results = f"{history.train_loss[2]:.3f} {history.train_acc[2]:.3f} {history.test_acc[2]:.3f}"
+    assert re.findall(r"\d\.\d+", history.results()) == results.split()
+    assert repr(history) == f"History(3 epochs on cpu, fp32, channels last, {history.results()})"
 
 
 def test_progress_of_a_stream_has_no_end_to_tell(ticking, monkeypatch):
