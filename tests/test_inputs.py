@@ -15,55 +15,16 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torchvision import models
 
 import d2lmini as d2l
-from d2lmini.data import ImageIterator
-
-
-def images(num=12, channels=1, side=8, num_classes=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    X = torch.rand(num, channels, side, side, generator=generator)
-    return X, torch.arange(num) % num_classes
-
-
-def batches(num=12, size=4, **options):
-    X, y = images(num, **options)
-    return list(zip(X.split(size), y.split(size), strict=True))
-
-
-def iterator(X, y, size=4, **options):
-    return ImageIterator((X[:, 0] * 255).to(torch.uint8), y, size, **options)
-
-
-def small_net(num_classes=3, channels=1):
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(64, num_classes),
-    )  # fmt: skip
-
-
-def train(net, train_iter, test_iter=..., num_epochs=1, lr=0.1, device="cpu", **options):
-    test_iter = train_iter if test_iter is ... else test_iter
-    return d2l.train_ch6(net, train_iter, test_iter, num_epochs, lr, device, **options)
-
-
-class Net(nn.Module):
-    """`small_net`, with a function before and one after it."""
-
-    def __init__(self, before=lambda X: X, after=lambda scores: scores):
-        super().__init__()
-        self.net, self.before, self.after = small_net(), before, after
-
-    def forward(self, X):
-        return self.after(self.net(self.before(X)))
-
-
-class Unused(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.used, self.spare = nn.LazyLinear(3), nn.LazyLinear(3)
-
-    def forward(self, X):
-        return self.used(X.flatten(1))
+from tests.support import (
+    Net,
+    assert_same_weights,
+    batches,
+    changed,
+    images,
+    iterator,
+    small_net,
+    train,
+)
 
 
 class Restarting:
@@ -79,61 +40,22 @@ class Restarting:
         return self.left.pop(0)
 
 
-class Stream(IterableDataset):
-    def __init__(self):
-        self.items = iter(list(zip(*images(), strict=True)))
-
-    def __iter__(self):
-        return self.items
+def unused():
+    net = Net()
+    net.spare = nn.LazyLinear(3)
+    return net
 
 
 def with_nan():
     net = small_net()
-    net[4].bias.data[0] = float("nan")
+    net[6].bias.data[0] = float("nan")
     return net
-
-
-def changed(change, **options):
-    return [change(X, y) for X, y in batches(**options)]
 
 
 def spoilt(number, value):
     made = batches()
     made[number - 1][0][2, 0, 1, 1] = value
     return made
-
-
-class Watcher:
-    """All that a refusal must leave as it was."""
-
-    def __init__(self, net, folder):
-        self.net, self.folder = net, folder
-        self.before = self.now()
-
-    def now(self):
-        numpys = np.random.get_state()
-        lazy = [nn.parameter.is_lazy(t) for t in self.net.state_dict().values()]
-        return {
-            "weights": [None if is_lazy else t.clone() for t, is_lazy in
-                        zip(self.net.state_dict().values(), lazy, strict=True)],
-            "strides": [None if is_lazy else t.stride() for t, is_lazy in
-                        zip(self.net.state_dict().values(), lazy, strict=True)],
-            "modes": [module.training for module in self.net.modules()],
-            "torch": torch.get_rng_state(),
-            "others": (random.getstate(), numpys[1].tolist(), numpys[2:]),
-            "files": {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()},
-            "folders": sorted(self.folder.rglob("*")),
-        }  # fmt: skip
-
-    def check(self):
-        for name, value in self.now().items():
-            before = self.before[name]
-            if name == "weights":
-                same = all((a is None and b is None) or torch.equal(a.nan_to_num(), b.nan_to_num())
-                           for a, b in zip(value, before, strict=True))  # fmt: skip
-            else:
-                same = torch.equal(value, before) if name == "torch" else value == before
-            assert same, f"the refusal changed {name}"
 
 
 # --- what is refused: how it is made, and words of the message ------------------------------------
@@ -150,7 +72,7 @@ ARGUMENTS = [
 NETWORKS = [
     (lambda: small_net().requires_grad_(False), {}, "no parameter to train"),
     (nn.Flatten, {}, "no parameter to train"),
-    (Unused, {}, "lazy layer is not used"),
+    (unused, {}, "lazy layer is not used"),
     (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), {"train": Restarting}, "call net(X)"),
     (lambda: Net(after=lambda s: {"out": s}), {}, "a dict", "tensor of scores"),
     (lambda: Net(after=lambda s: (s, s)), {}, "a tuple", "tensor of scores"),
@@ -164,6 +86,7 @@ NETWORKS = [
      "layer features.0, Conv2d(3, 64", "(B, 3, H, W)"),
     (lambda: nn.Sequential(nn.Linear(64, 3)), {}, "Linear(in_features=64", "(4, 1, 8, 8)",
      "nn.Flatten() before"),
+    (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(9, 3)), {}, "in_features=9"),
     (lambda: nn.Sequential(nn.Conv2d(1, 2, 11), nn.Flatten()), {}, "(8 x 8)", "(11 x 11)"),
 ]  # fmt: skip
 BATCHES = [  # of train_iter or test_iter
@@ -189,7 +112,7 @@ BATCHES = [  # of train_iter or test_iter
     (lambda: changed(lambda X, y: (X[:, 0], y)), "(4, 8, 8)", "unsqueeze"),
     (lambda: batches(channels=3), "(4, 3, 8, 8)", "Grayscale()"),
     (lambda: changed(lambda X, y: ((X * 255).byte(), y)), "unsigned char"),
-    (lambda: batches(side=10), "layer 4, Linear(in_features=64", "got (4, 100)"),
+    (lambda: batches(side=10), "layer 6, Linear(in_features=64", "got (4, 100)"),
     (lambda: batches(side=1), "layer 2, MaxPool2d", "too small"),
     (lambda: spoilt(1, float("nan")), "batch 1", "not finite"),
     (lambda: iterator(images()[0], torch.arange(12)), "labels from 0 to 11"),
@@ -199,18 +122,32 @@ BATCHES = [  # of train_iter or test_iter
 ]  # fmt: skip
 
 
+def state_of(net, folder):
+    """All that a refusal must leave as it was."""
+    numpys, tensors = np.random.get_state(), net.state_dict().values()
+    return {
+        "weights": [None if nn.parameter.is_lazy(t) else (t.stride(), t.numpy().tobytes())
+                    for t in tensors],
+        "modes": [module.training for module in net.modules()],
+        "torch": torch.get_rng_state().tolist(),
+        "others": (random.getstate(), numpys[1].tolist(), numpys[2:]),
+        "files": {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")},
+    }  # fmt: skip
+
+
 def assert_refused(net, folder, call, *words):
     torch.manual_seed(2)
     random.seed(3)
     np.random.seed(4)
     net.train()
-    watcher = Watcher(net, folder)
+    before = state_of(net, folder)
     with pytest.raises((ValueError, TypeError, RuntimeError, OSError)) as caught:
         call()
     for word in words:
-        assert word in str(caught.value), f"{word!r} is not in: {caught.value}"
+        assert word in str(caught.value)
     assert len(str(caught.value)) < 700
-    watcher.check()
+    for name, value in state_of(net, folder).items():
+        assert value == before[name], f"the refusal changed {name}"
 
 
 @pytest.mark.parametrize(("options", "words"), ARGUMENTS)
@@ -230,8 +167,8 @@ def test_networks_that_are_refused(make, options, words, tmp_path):
 def test_batches_that_are_refused(make, words, which, tmp_path):
     net, given = small_net(), {"train_iter": batches(), "test_iter": batches(), which: make()}
     path, named = tmp_path / "new" / "c.pt", [] if "iterable" in words[0] else [which]
-    assert_refused(net, tmp_path, lambda: train(net, given["train_iter"], given["test_iter"],
-                                                checkpoint=path), *words, *named)  # fmt: skip
+    assert_refused(net, tmp_path, lambda: train(net, *given.values(), checkpoint=path),
+                   *words, *named)  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "words"), [(make, words) for make, *words in BATCHES[2:]])
@@ -242,10 +179,10 @@ def test_evaluation_refuses_them_too(make, words):
         assert words[0] in str(caught.value)
 
 
-def test_what_is_no_network():
-    for wrong in (None, small_net().forward, nn.Linear, "net"):
-        with pytest.raises(TypeError, match=r"must be an nn\.Module"):
-            train(wrong, batches())
+@pytest.mark.parametrize("wrong", [None, small_net().forward, nn.Linear, "net"])
+def test_what_is_no_network(wrong):
+    with pytest.raises(TypeError, match=r"must be an nn\.Module"):
+        train(wrong, batches())
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -299,20 +236,7 @@ def test_what_comes_late_is_told_and_what_was_trained_is_kept(which, then, words
     assert words in str(caught.value)
     assert len(caught.value.history.test_acc) == 2
     assert len(torch.load(path)["state"]["history"]["test_acc"]) == 2
-    assert not net.training and net[0].weight.is_contiguous()
-
-
-def test_an_error_in_a_later_epoch_passes_as_it_is():
-    class Late(nn.Module):
-        calls = 0
-
-        def forward(self, X):
-            self.calls += self.training
-            return undefined if self.calls > 4 else X  # noqa: F821
-
-    with pytest.raises(NameError, match="undefined") as caught:
-        train(nn.Sequential(Late(), small_net()), batches(), num_epochs=3)
-    assert len(caught.value.history.test_acc) == 1
+    assert not net.training and net[3].weight.is_contiguous()
 
 
 @pytest.mark.parametrize("num", [1, 17])
@@ -326,10 +250,14 @@ def test_a_single_image_under_batch_norm_is_told_when_it_comes(num):
 
 
 def test_a_network_of_several_outputs_in_training_is_told_in_its_first_step():
-    net = models.googlenet(num_classes=3, init_weights=False)
-    given = batches(2, 2, channels=3, side=96)
-    with pytest.raises(ValueError, match="got a GoogLeNetOutputs"):
-        train(net, given)
+    net = Net()  # as torchvision's GoogLeNet
+    net.after = lambda scores: (scores, scores) if net.training else scores
+    with pytest.raises(ValueError, match="got a tuple"):
+        train(net, batches())
+
+
+def unknown_engine(X):
+    raise RuntimeError("unable to find an engine to execute this")
 
 
 @pytest.mark.parametrize(
@@ -337,101 +265,91 @@ def test_a_network_of_several_outputs_in_training_is_told_in_its_first_step():
     [
         (lambda X: X.missing, AttributeError),
         (lambda X: torch.flatten(X, strt_dim=1), TypeError),
-        (lambda X: X + None, TypeError),
         (lambda X: [1, 2][3], IndexError),
         (lambda X: torch.cat([X, X.flatten(1)]), RuntimeError),
-        (lambda X: X.reshape(-1, 50), RuntimeError),
         (lambda X: X @ torch.rand(5, 5), RuntimeError),
-        (lambda X: F.layer_norm(X, (7,)), RuntimeError),
         (lambda X: F.conv2d(X, torch.rand(2, 3, 3, 3)), RuntimeError),
+        (unknown_engine, RuntimeError),
     ],
 )
-def test_mistakes_in_forward_are_the_readers_own(mistake, error):
+@pytest.mark.parametrize("is_late", [False, True])
+def test_mistakes_in_forward_are_the_readers_own(mistake, error, is_late):
+    net, calls = Net(), []
+
+    def before(X):
+        calls.append(net.training)
+        return mistake(X) if calls.count(True) > 4 or not is_late else X  # in the second epoch
+
+    net.before = before
     with pytest.raises(error) as caught:
-        train(Net(before=mistake), batches())
+        train(net, batches(), num_epochs=3)
     assert "the network does not take" not in str(caught.value)
-
-
-def test_nothing_is_run_again_to_explain_an_error():
-    calls = []
-
-    class Counting(nn.Module):
-        def forward(self, X):
-            calls.append(self.training)
-            return X
-
-    with pytest.raises(ValueError, match="Linear"):
-        train(nn.Sequential(Counting(), nn.Flatten(), nn.Linear(7, 3)), batches())
-    assert len(calls) == 1
-
-
-def test_advice_is_given_where_it_fits():
-    wide = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, 3))
-    with pytest.raises(ValueError, match="in_features=256") as caught:  # channels were changed
-        train(wide, batches())
-    assert "resize" not in str(caught.value)
-
-    def fail(X):
-        raise RuntimeError("unable to find an engine to execute this")
-
-    with pytest.raises(RuntimeError, match=r"^unable to find an engine"):
-        train(Net(before=fail), batches())
+    assert not is_late or len(caught.value.history.test_acc) == 1
 
 
 # --- what works -----------------------------------------------------------------------------------
 
 
-def lazy_and_explicit(lazy):
-    """A network in the way of d2l's English edition, and the same with its sizes written out."""
+def lazy_net():
+    """A network in the way of d2l's English edition."""
     torch.manual_seed(5)
-    if lazy:
-        conv, linear, norm = nn.LazyConv2d, nn.LazyLinear, nn.LazyBatchNorm2d()
-        sizes = [(4, 3), (6, 3), (16,), (3,)]
-    else:
-        conv, linear, norm = nn.Conv2d, nn.Linear, nn.BatchNorm2d(4)
-        sizes = [(1, 4, 3), (4, 6, 3), (96, 16), (16, 3)]
     return nn.Sequential(
-        conv(*sizes[0]), norm, nn.ReLU(), conv(*sizes[1]), nn.ReLU(), nn.Flatten(),
-        linear(*sizes[2]), nn.ReLU(), nn.Dropout(0.5), linear(*sizes[3]),
+        nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.LazyConv2d(6, 3), nn.ReLU(),
+        nn.Flatten(), nn.LazyLinear(16), nn.ReLU(), nn.Dropout(0.5), nn.LazyLinear(3),
+    )  # fmt: skip
+
+
+def explicit_net():
+    torch.manual_seed(5)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(96, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3),
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [{"seed": 3}, {"seed": 3, "precision": "fp32"}, {}])
 def test_lazy_layers_train_to_the_bit_as_with_their_sizes_written_out(options):
-    nets, histories = [], []
-    for lazy in (True, False):
-        nets.append(lazy_and_explicit(lazy))
-        history = train(nets[-1], batches(), num_epochs=2, **options)
-        histories.append((history.train_loss, history.test_acc))
-    assert histories[0] == histories[1]
-    states = [net.state_dict() for net in nets]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    lazy = lazy_net()
+    history = train(lazy, batches(), num_epochs=2, **options)
+    explicit = explicit_net()
+    expected = train(explicit, batches(), num_epochs=2, **options)
+    assert history.curve == expected.curve
+    assert_same_weights(lazy, explicit)
 
 
 def test_a_lazy_network_that_was_used_once_needs_no_look():
-    net = lazy_and_explicit(lazy=True)
+    net = lazy_net()
     net(batches()[0][0])
     assert train(net, Restarting(), batches()).test_acc
 
 
-@pytest.mark.parametrize("softmax", [nn.Softmax(dim=1), lambda scores: F.softmax(scores, dim=1)])
-def test_a_network_that_ends_in_softmax_is_told_of_once(softmax, capsys):
-    assert len(train(Net(after=softmax), batches(), num_epochs=2).test_acc) == 2
-    assert capsys.readouterr().out.count("probabilities already (softmax)") == 1
-    train(Net(after=nn.LogSoftmax(dim=1)), batches())  # the loss is the same with it
-    assert "note" not in capsys.readouterr().out
+def bright():
+    return changed(lambda X, y: (X * 255, y))
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_images_from_0_to_255_get_a_word(which, capsys):
-    given = [batches(), batches()]
-    given[which] = changed(lambda X, y: (X * 255, y))
-    train(small_net(), *given)
+def normalised():
+    return changed(lambda X, y: ((X - 0.3) / 0.3, y))
+
+
+@pytest.mark.parametrize(
+    ("make", "train_batches", "test_batches", "words"),
+    [
+        (lambda: Net(after=nn.Softmax(dim=1)), batches, batches, "softmax"),
+        (lambda: Net(after=nn.LogSoftmax(dim=1)), batches, batches, ""),  # the loss is the same
+        (lambda: Net(after=F.dropout), batches, batches, "F.dropout"),
+        (small_net, bright, batches, "divide by 255"),
+        (small_net, batches, bright, "divide by 255"),
+        (small_net, normalised, batches, "normalised"),
+        (small_net, batches, normalised, "normalised"),
+        (small_net, normalised, normalised, ""),
+        (small_net, lambda: batches(16, 16, num_classes=1), batches, "shuffle"),
+        (small_net, lambda: batches(16, 16), batches, ""),
+    ],
+)
+def test_what_trains_and_gets_a_word(make, train_batches, test_batches, words, capsys):
+    assert len(train(make(), train_batches(), test_batches(), num_epochs=2).test_acc) == 2
     out = capsys.readouterr().out
-    assert out.count("images go up to 25") == 1 and "divide by 255" in out
-    train(small_net(), changed(lambda X, y: ((X - 0.3) / 0.3, y)))
-    assert "note" not in capsys.readouterr().out
+    assert out.count("note:") == bool(words) and words in out
 
 
 def test_a_compiled_network_trains_as_it_does_itself(tmp_path):
@@ -439,17 +357,17 @@ def test_a_compiled_network_trains_as_it_does_itself(tmp_path):
     compiled = torch.compile(net, backend="eager")
     history = train(compiled, batches(), seed=0, num_epochs=2, checkpoint=tmp_path / "c.pt")
     assert history.train_loss == train(twin, batches(), seed=0, num_epochs=2).train_loss
-    assert all(map(torch.equal, net.parameters(), twin.parameters()))
+    assert_same_weights(net, twin)
     small_net().load_state_dict(torch.load(tmp_path / "c.pt")["state"]["net"])
 
 
 def test_what_is_frozen_is_left_as_it_is():
     net = small_net()
     net[0].requires_grad_(False)
-    before, head = [p.clone() for p in net[0].parameters()], net[4].weight.clone()
+    before, head = [p.clone() for p in net[0].parameters()], net[6].weight.clone()
     train(net, batches())
     assert all(map(torch.equal, before, net[0].parameters()))
-    assert not torch.equal(head, net[4].weight)
+    assert not torch.equal(head, net[6].weight)
 
 
 def test_training_goes_on_from_given_weights():
@@ -465,38 +383,37 @@ def test_training_goes_on_from_given_weights():
         torch.testing.assert_close(own, other, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.bool, torch.float64])
-def test_labels_of_any_width(dtype):
-    num_classes = 2 if dtype == torch.bool else 3
-    expected = train(small_net(), batches(num_classes=num_classes), seed=0)
-    other = changed(lambda X, y: (X, y.to(dtype)), num_classes=num_classes)
-    assert train(small_net(), other, seed=0).train_loss == expected.train_loss
-    net = small_net()
-    assert d2l.evaluate_accuracy_gpu(net, other) == d2l.evaluate_accuracy_gpu(
-        net, batches(num_classes=num_classes))  # fmt: skip
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("of_X", "of_y"),
+    [
+        *((torch.float32, dtype) for dtype in (torch.uint8, torch.int16, torch.bool)),
+        *((dtype, torch.float64) for dtype in (torch.float16, torch.bfloat16, torch.float64)),
+    ],
+)
 @pytest.mark.parametrize("of_net", [torch.float32, torch.float64])
-def test_images_of_any_width(dtype, of_net):
-    expected = train(small_net().to(of_net), batches(), seed=0)
-    given = changed(lambda X, y: (X.to(dtype), y))
+def test_numbers_of_any_width(of_X, of_y, of_net):
+    given = changed(lambda X, y: (X.to(of_X), y.to(of_y)), num_classes=2)
+    expected = train(small_net().to(of_net), batches(num_classes=2), seed=0)
     history = train(small_net().to(of_net), given, seed=0)
-    assert history.train_loss == pytest.approx(expected.train_loss, abs=0.02)
-    assert d2l.evaluate_accuracy_gpu(small_net().to(of_net), given) >= 0
+    is_rounded = of_X.itemsize == 2
+    assert history.train_loss == pytest.approx(expected.train_loss, rel=0, abs=0.02 * is_rounded)
+    assert is_rounded or history.test_acc == expected.test_acc
 
 
-class MovedOver(list):
-    """Each batch as what a loop takes apart."""
+class Stream(IterableDataset):
+    """Gone after one pass."""
+
+    def __init__(self):
+        self.items = iter(list(zip(*images(), strict=True)))
 
     def __iter__(self):
-        return (map(torch.clone, batch) for batch in super().__iter__())
+        return self.items
 
 
 class Wrapped:
-    """Of a reader's own: a method, and attributes of names that the package has too."""
+    """Of a reader's own, with a method and attributes of names that the package has too."""
 
-    batch_size, labels, images, transforms, generator = "all", ["a"], [], len, None
+    batch_size, labels, images, transforms, generator, to = "all", ["a"], [], len, None, None
 
     def __len__(self):
         return 3
@@ -504,29 +421,18 @@ class Wrapped:
     def __iter__(self):
         return iter(batches())
 
-    def on(self, device):
-        raise AssertionError("it is not the package's")
-
-    to = on
-
 
 @pytest.mark.parametrize("make", [
     lambda: changed(lambda X, y: (X.numpy(), y.numpy().astype(np.int16))),
-    lambda: MovedOver(batches()), Wrapped, Restarting,
-    lambda: DataLoader(TensorDataset(*images()), batch_sampler=[range(4), range(4, 8),
-                                                                range(8, 12)]),
+    Wrapped, Restarting, lambda: DataLoader(Stream(), 4),
+    lambda: DataLoader(TensorDataset(*images()), batch_sampler=np.arange(12).reshape(3, 4)),
     lambda: DataLoader(TensorDataset(*images()), 4),
 ])  # fmt: skip
 def test_iterators_of_a_readers_own_are_gone_over_as_they_are(make):
     expected = train(small_net(), batches(), seed=0)
-    assert train(small_net(), make(), batches(), seed=0).train_loss == expected.train_loss
+    history = train(small_net(), make(), batches(), seed=0)
+    assert history.num_samples == 12 and history.train_loss == expected.train_loss
     assert train(small_net(), batches(), make(), seed=0).test_acc == expected.test_acc
-
-
-def test_a_stream_loses_no_batch():
-    history = train(small_net(), DataLoader(Stream(), 4), batches(), seed=0)
-    assert history.num_samples == 12
-    assert history.train_loss == train(small_net(), batches(), seed=0).train_loss
 
 
 def test_training_data_is_drawn_as_if_nobody_had_looked():
@@ -564,16 +470,6 @@ def test_training_data_is_drawn_as_if_nobody_had_looked():
     assert (torch.rand(()), np.random.rand(), random.random()) == state
 
 
-def test_a_network_that_keeps_something_of_its_batches():
-    net = Net()
-    net.after = lambda scores: net.__dict__.setdefault("kept", scores) * 0 + scores
-    assert len(train(net, batches(), num_epochs=2).test_acc) == 2
-    net.kept = net.net(batches()[0][0])  # a result cannot be copied
-    with pytest.raises(ValueError, match="Linear"):
-        train(net.train(), batches(side=10))
-    assert net.training and net.net[0].weight.is_contiguous()
-
-
 def test_networks_with_modes_and_sizes_of_their_own():
     naming = Net()
     naming.after = lambda scores: scores if naming.training else scores.argmax(1)
@@ -592,31 +488,5 @@ def test_whole_numbers_of_any_type(kind):
     train_iter, _ = d2l.load_data_fashion_mnist(kind(4), kind(12))
     assert next(iter(train_iter))[0].shape == (4, 1, 12, 12)
     history = train(small_net(), batches(), num_epochs=kind(2), seed=kind(3))
-    assert len(history.test_acc) == 2 and d2l.try_gpu(kind(0)) == d2l.try_gpu(0)
-
-
-# --- batches transformed on the device ------------------------------------------------------------
-
-
-def test_mapped_batches_are_the_iterators_own_changed():
-    train_iter, test_iter = d2l.load_data_fashion_mnist(4)
-    flipped = test_iter.map(lambda X: X.flip(-1)).map(lambda X: 2 * X)
-    assert len(flipped) == len(test_iter) and flipped.batch_size == 4
-    for (X, y), (Z, z) in zip(test_iter, flipped, strict=True):
-        assert torch.equal(2 * X.flip(-1), Z) and torch.equal(y, z)
-    on_device = train_iter.map(lambda X: X + 1).to("meta")
-    assert all(X.device.type == "meta" for X, _ in on_device)
-    assert train_iter.map(torch.neg).dataset[0][0].equal(train_iter.dataset[0][0])
-
-
-def test_the_data_set_behind_the_batches():
-    train_iter, test_iter = d2l.load_data_fashion_mnist(3, resize=32)
-    assert isinstance(test_iter.dataset, Dataset) and len(test_iter.dataset) == 10
-    X, y = (torch.cat(parts) for parts in zip(*test_iter, strict=True))
-    for i in (0, 9, -1):
-        image, label = test_iter.dataset[i]
-        assert torch.equal(image, X[i]) and label == y[i] and type(label) is int
-    with pytest.raises(IndexError):
-        train_iter.dataset[10]
-    assert len(list(DataLoader(train_iter.dataset, 4))) == 3
-    assert train_iter.dataset.classes[9] == "ankle boot"
+    assert len(history.test_acc) == 2 and type(history.seed) is int
+    assert d2l.try_gpu(kind(0)) == d2l.try_gpu(0)
