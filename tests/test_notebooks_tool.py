@@ -7,12 +7,12 @@ from tools import notebooks, record, root_page
 
 LOAD = "train_iter, test_iter = d2l.load_data_fashion_mnist"
 TRAIN = "history = d2l.train_ch6(net, train_iter, test_iter"
-CELLS = {  # id: source, tags
+CELLS = {  # of a small chapter: id, source, tags
     "install": ("%pip install -q git+https://github.com/someone/cnn-book", "nbval-skip"),
     "imports": ("import torch\nfrom torch import nn\n\nimport d2lmini as d2l",),
     "net": ("net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))", "net"),
     "seen": ("for p in net.parameters():\n    print(p.shape)",),
-    "data": (f"lr, num_epochs = 0.1, 2\n{LOAD}(8)", "setup"),
+    "data": (f"lr, num_epochs = 0.1, 2\n{LOAD}(8)", "setup", "parameters"),
     "train": (f"{TRAIN}, num_epochs, lr)", "training", "nbval-ignore-output"),
     "after": ("print(len(history.test_acc))", "trained", "nbval-ignore-output"),
 }
