@@ -22,15 +22,20 @@ CELLS = {
 TAGS = {"data": "setup", "train": "training", "results": "trained", "look": "other"}
 
 
-def hashes(remove=(), **changed):
-    """The record's hashes of a small chapter; `changed` gives some cells another source."""
-    notebook = nbformat.v4.new_notebook()
-    for cell_id, source in {**CELLS, **changed}.items():
-        if cell_id not in remove:
-            cell = nbformat.v4.new_code_cell(source, metadata={"tags": [TAGS.get(cell_id, "net")]})
-            cell["id"] = cell_id
-            notebook.cells.append(cell)
-    return code_hash.training_code(notebook, "small")
+def notebook(remove=(), **changed):
+    """A small chapter; `changed` gives some cells another source."""
+    cells = [
+        nbformat.v4.new_code_cell(
+            source, id=cell_id, metadata={"tags": [TAGS.get(cell_id, "net")]}
+        )
+        for cell_id, source in {**CELLS, **changed}.items()
+        if cell_id not in remove
+    ]  # fmt: skip
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def hashes(**changed):
+    return code_hash.training_code(notebook(**changed), "small")
 
 
 BEFORE = hashes()
@@ -103,13 +108,8 @@ def test_code_that_no_hash_covers_is_refused(changed, said):
 
 
 def test_an_answer_depends_on_what_it_calls():
-    notebook = notebooks.read("nin")
-    before = code_hash.answer_hash(notebook, "net = nin_variant()")
-    for cell in notebook.cells:
-        if cell.id == "nin-block":
-            cell.source += "\nUNUSED = 1"
-    assert code_hash.answer_hash(notebook, "net = nin_variant()") == before
-    for cell in notebook.cells:
-        if cell.id == "variant":
-            cell.source += "\nnin_variant = 1"
-    assert code_hash.answer_hash(notebook, "net = nin_variant()") != before
+    def answer(**changed):
+        return code_hash.answer_hash(notebook(**changed), "report(1)")
+
+    assert answer(width="WIDTH = 4") == answer(report=f"{CELLS['report']}  # again") == answer()
+    assert answer(report="report = print") != answer()

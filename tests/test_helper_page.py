@@ -12,7 +12,6 @@ from tools import blocks, helper_page
 TEXT = helper_page.PAGE.read_text("utf-8")
 SECTIONS = dict(re.findall(r"^### `(\w+)`\n(.*?)(?=^##|\Z)", TEXT, re.DOTALL | re.MULTILINE))
 OF_ALL_FIGURES = TEXT.split("\n## 画图\n")[1].split("\n### ")[0]  # what is said once
-CLASSES = [name for name in d2lmini.__all__ if inspect.isclass(getattr(d2lmini, name))]
 
 
 def signature(name, public):
@@ -29,21 +28,13 @@ def signature(name, public):
     return f"{name}{inspect.Signature(parameters)}"
 
 
-def methods(public):
-    return {
-        name: member
-        for name, member in vars(public).items()
-        if not name.startswith("_") and inspect.isfunction(member)
-    }
-
-
 def test_every_public_name_has_a_section_and_nothing_else_has():
     assert sorted(SECTIONS) == d2lmini.__all__
     assert TEXT.count("\n### ") == len(SECTIONS)
 
 
 @pytest.mark.parametrize("name", d2lmini.__all__)
-def test_signature_options_and_code(name):
+def test_signature_options_methods_and_code(name):
     section, public = SECTIONS[name], getattr(d2lmini, name)
     assert section.split("\n\n")[0].strip() == f"`{signature(name, public)}`"
     prose = section.split("\n\n", 1)[1] + (OF_ALL_FIGURES if "caption" in section else "")
@@ -53,12 +44,9 @@ def test_signature_options_and_code(name):
     assert code
     if name not in ("History",):  # train_ch6 makes it, and the code reads it
         assert any(f"d2l.{name}(" in source for source in code)
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_methods_of_classes(name):
-    for method, function in methods(getattr(d2lmini, name)).items():
-        assert f"`{signature(method, function)}`" in SECTIONS[name], f"{name}.{method}"
+    for method, member in vars(public).items() if inspect.isclass(public) else ():
+        if inspect.isfunction(member) and not method.startswith("_"):
+            assert f"`{signature(method, member)}`" in section, f"{name}.{method}"
 
 
 def test_all_of_the_code_runs_and_prints_what_the_page_says(capsys):
@@ -71,15 +59,11 @@ def test_all_of_the_code_runs_and_prints_what_the_page_says(capsys):
             assert block.figures, block.code
 
 
-def test_the_figure_is_what_its_code_draws():
+def test_the_figure_is_what_its_code_draws_and_another_is_noticed(tmp_path, monkeypatch):
     """A reader's own module: two paths, their sum, the ReLU after it."""
-    assert helper_page.page() == TEXT, "run python -m tools.helper_page"
     figure = TEXT.split("<!-- figure:begin -->\n")[1].split("<!-- figure:end -->")[0]
     assert figure.startswith("<figure") and "\n\n" not in figure  # which would end the HTML
     assert all(part in figure for part in ("3×3 Conv", "1×1 Conv", "Add", "ReLU", "一个残差块"))
-
-
-def test_a_stale_page_is_noticed_and_written_anew(tmp_path, monkeypatch):
     copy = tmp_path / "d2lmini.md"
     monkeypatch.setattr(helper_page, "PAGE", copy)
     copy.write_text(TEXT, "utf-8")
