@@ -42,7 +42,7 @@ class Truth(fx.Interpreter):
         super().__init__(graph_of(net))
         self.is_tied, self.like = getattr(net, "is_tied", False), getattr(net, "like", {})
         self.shapes, self.params, self.flops = [], [], []  # of each layer
-        self.arrives, self.unused = {}, {}  # number of a layer -> features; rows and columns
+        self.arrives, self.windows = {}, {}  # number of a layer -> features; module and size
         self.counted = set()
         # Torch's formulas are called for each layer; now and then its counter is asked, too.
         counter = flop_counter.FlopCounterMode(display=False) if side % 25 == 0 else None
@@ -53,6 +53,7 @@ class Truth(fx.Interpreter):
         except (RuntimeError, ValueError):
             self.fails = len(self.shapes) + 1
         assert not counter or counter.get_total_flops() == sum(self.flops)
+        self.unused = {n: unused_at_the_end(*window) for n, window in self.windows.items()}
         more = sum((new - old) * out for new, old, out in self.arrives.values())
         self.all_params = sum(p.numel() for p in net.parameters()) + more
 
@@ -78,7 +79,7 @@ class Truth(fx.Interpreter):
         self.flops.append(flops_of(module or node.target, x, weights, output))
         module = module or self.like.get(number)
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            self.unused[number] = unused_at_the_end(module, tuple(x.shape[2:]))
+            self.windows[number] = module, tuple(x.shape[2:])
         return output
 
 
@@ -109,11 +110,13 @@ def unused_at_the_end(module, size):
         rows, columns = map(torch.arange, size)
         # The largest value of each window is its last, which max pooling takes.
         x = (rows[:, None] + columns).float().view(1, 1, *size).requires_grad_()
+        kernel, dilation = (torch.tensor(getattr(module, name, 1)).expand(2)
+                            for name in ("kernel_size", "dilation"))  # fmt: skip
+        reach = (dilation * (kernel - 1) + 1).tolist()  # what dilation skips lies within
         if isinstance(module, nn.Conv2d):
-            weight = torch.ones(1, 1, *module.kernel_size)
-            y = F.conv2d(x, weight, None, module.stride, module.padding, module.dilation)
-        else:
-            y = module(x)
+            y = F.conv2d(x, torch.ones(1, 1, *reach), None, module.stride, module.padding)
+        else:  # average pooling has the same windows
+            y = F.max_pool2d(x, reach, module.stride, module.padding, ceil_mode=module.ceil_mode)
         y.sum().backward()
         used = x.grad[0, 0] != 0
         KNOWN[key] = [len(line) - 1 - int(line.nonzero().max())
