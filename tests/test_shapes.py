@@ -16,6 +16,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.utils import flop_counter
 
+import d2lmini
 from d2lmini.figures.style import flops_text, shape_text, share_text
 from tests.test_draw import Net, drawn, inception, residual
 from tests.test_site import NOTEBOOKS, PAPER, SITE, THIN, Tab, address, browser, give_up, server
@@ -242,12 +243,15 @@ def compare_page(page, figures, sides=SIDES):
 def drawn_in(name):
     """The networks that each call of `draw` in a chapter gets, on the meta device."""
     figures = []
+    helper = types.SimpleNamespace(**{x: getattr(d2lmini, x) for x in d2lmini.__all__})
+    helper.draw = lambda *nets, **options: figures.append(nets)
+    namespace = {"__name__": "chapter"}
     with torch.device("meta"):
-        namespace = notebooks.network_namespace(name)
-        namespace["d2l"] = types.SimpleNamespace(draw=lambda *nets, **_: figures.append(nets))
         for cell in notebooks.read(name).cells:
-            if cell.cell_type == "code" and "d2l.draw(" in cell.source:
+            is_figure = cell.cell_type == "code" and "d2l.draw(" in cell.source
+            if cell.id == "imports" or "net" in notebooks.tags(cell) or is_figure:
                 exec(cell.source, namespace)
+                namespace["d2l"] = helper
     return figures
 
 
