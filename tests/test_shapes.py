@@ -12,17 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.utils import flop_counter
 
 import d2lmini
-from d2lmini.figures import inline_svg
 from d2lmini.figures.style import flops_text, shape_text, share_text
-from d2lmini.figures.tracing import _Recorder
-from d2lmini.network import evaluation_mode
-from tests.test_draw import Inception, Residual
-from tests.test_drawings import Net
+from tests.test_draw import Net, drawn, inception, residual
 from tests.test_site import NOTEBOOKS, PAPER, SITE, THIN, Tab, address, browser, give_up, server
 from tools import notebooks
 
@@ -35,25 +31,8 @@ STATIC = notebooks.ROOT / "tools/site/static"
 # --- what the modules give ------------------------------------------------------------------------
 
 
-class Counter(contextlib.nullcontext):
-    """Torch's own formulas of `FlopCounterMode`, called from hooks: six times as fast."""
-
-    total = 0
-
-    def get_total_flops(self):
-        return self.total
-
-    def count(self, module, inputs, output):
-        weight, size = module.weight.shape, inputs[0].shape
-        if isinstance(module, nn.Conv2d):
-            self.total += flop_counter.conv_flop_count(size, weight, output.shape)
-        else:
-            rows = inputs[0].numel() // size[-1]
-            self.total += flop_counter.mm_flop((rows, size[-1]), weight[::-1])
-
-
-class Truth:
-    """What a network gives for an input of some side: layers in the order they run.
+class Truth(fx.Interpreter):
+    """What torch makes of an image of some side, layer by layer in the order they run.
 
     A Linear that gets a vector of another length than it takes gets other weights for the occasion,
     unless its weight serves another layer too.
@@ -61,79 +40,89 @@ class Truth:
     """
 
     def __init__(self, net, channels, side):
-        self.refitted, self.unused = {}, {}
-        x = torch.zeros((1, channels, side, side), device="meta")
-        is_checked = side % 25 == 0 or hasattr(net, "like")
-        counter = flop_counter.FlopCounterMode(display=False) if is_checked else Counter()
-        recorder = _Recorder(counter, [x], {id(p) for p in net.parameters()})
-        handles = []
-        for module in net.modules():
-            if type(module) is nn.Linear and not getattr(net, "is_tied", False):
-                handles.append(module.register_forward_pre_hook(self.refit))
-            if isinstance(counter, Counter) and type(module) in (nn.Linear, nn.Conv2d):
-                handles.append(module.register_forward_hook(counter.count))
+        super().__init__(graph_of(net))
+        self.is_tied, self.like = getattr(net, "is_tied", False), getattr(net, "like", {})
+        self.shapes, self.params, self.flops = [], [], []  # of each layer
+        self.arrives, self.windows = {}, {}  # number of a layer -> features; module and size
+        self.counted = set()
+        # Torch's formulas are called for each layer; now and then its counter is asked, too.
+        counter = flop_counter.FlopCounterMode(display=False) if side % 25 == 0 else None
         try:
-            with evaluation_mode(net), torch.no_grad(), counter, recorder.hooks(net), recorder:
-                net(x)
+            with torch.no_grad(), counter or contextlib.nullcontext():
+                self.run(torch.zeros((1, channels, side, side), device="meta"))
             self.fails = None
         except (RuntimeError, ValueError):
-            self.fails = len(recorder.steps) + 1
-        finally:
-            for handle in handles:
-                handle.remove()
-            for module, (weight, _) in self.refitted.items():
-                module.weight = weight
-        self.layers = [layer for layer, _ in recorder.steps]
-        self.params = sum(p.numel() for p in net.parameters())
-        sizes = {id(layer): layer.shape for layer in self.layers}
-        self.arrives = {}
-        modules = dict(net.named_modules())
-        for number, layer in enumerate(self.layers, start=1):
-            module = modules[layer.name] if layer.name else getattr(net, "like", {}).get(number)
-            if module in self.refitted:
-                weight, features = self.refitted[module]
-                self.arrives[number] = features, weight.shape[1]
-                self.params += (features - weight.shape[1]) * weight.shape[0]
-            elif isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-                shape = sizes.get(id(layer.operands[0]), (channels, side, side))
-                self.unused[number] = [unused_at_the_end(module, axis, shape[axis + 1])
-                                       for axis in (0, 1)]  # fmt: skip
-        self.flops = sum(layer.flops for layer in self.layers)
+            self.fails = len(self.shapes) + 1
+        assert not counter or counter.get_total_flops() == sum(self.flops)
+        self.unused = {n: unused_at_the_end(*window) for n, window in self.windows.items()}
+        more = sum((new - old) * out for new, old, out in self.arrives.values())
+        self.all_params = sum(p.numel() for p in net.parameters()) + more
 
-    def refit(self, module, inputs):
-        features = inputs[0].shape[-1]
-        if inputs[0].dim() == 2 and features != module.in_features and module not in self.refitted:
-            self.refitted[module] = module.weight, features
-            module.weight = nn.Parameter(module.weight.new_empty(module.out_features, features))
-
-
-@functools.cache
-def settings(module, axis):
-    """Kernel, stride, padding, dilation and ceil mode along an axis."""
-    names = ["kernel_size", "stride", "padding", "dilation"]
-    values = [getattr(module, name, 1) for name in names]
-    return *(v[axis] if isinstance(v, tuple) else v for v in values), getattr(
-        module, "ceil_mode", False
-    )
-
-
-def unused_at_the_end(module, axis, size):
-    return _unused(isinstance(module, nn.Conv2d), *settings(module, axis), size)
+    def run_node(self, node):
+        if not node.op.startswith("call"):
+            return super().run_node(node)
+        (x, *others), _ = self.fetch_args_kwargs_from_env(node)
+        number = len(self.shapes) + 1
+        module = self.fetch_attr(node.target) if node.op == "call_module" else None
+        weights = [*module.parameters()] if module else [w for w in others if is_weight(w)]
+        is_linear = type(module) is nn.Linear and not self.is_tied
+        if is_linear and x.dim() == 2 and x.shape[1] != module.in_features:
+            self.arrives[number] = x.shape[1], module.in_features, module.out_features
+            weights[0] = nn.Parameter(weights[0].new_empty(module.out_features, x.shape[1]))
+            output = F.linear(x, *weights)
+        else:
+            output = super().run_node(node)
+        if not isinstance(output, torch.Tensor):  # a size is no layer
+            return output
+        self.shapes.append(tuple(output.shape[1:]))
+        self.params.append(sum(w.numel() for w in weights if w not in self.counted))
+        self.counted.update(weights)
+        self.flops.append(flops_of(module or node.target, x, weights, output))
+        module = module or self.like.get(number)
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            self.windows[number] = module, tuple(x.shape[2:])
+        return output
 
 
 @functools.cache
-def _unused(is_conv, kernel, stride, padding, dilation, ceil, size):
-    """How many of `size` values at the end no window reaches: tried with a one at each place."""
-    kernel, dilation = dilation * (kernel - 1) + 1, 1  # what dilation skips lies within the window
-    ones = torch.eye(size)[-30:].view(-1, 1, size, 1)
-    padding = padding if isinstance(padding, str) else (padding, 0)
-    if is_conv:
-        weight = torch.ones(1, 1, kernel, 1)
-        out = F.conv2d(ones, weight, None, (stride, 1), padding, (dilation, 1))
-    else:  # average pooling has the same windows
-        out = F.max_pool2d(ones, (kernel, 1), (stride, 1), padding, (dilation, 1), ceil)
-    used = out.flatten(1).amax(1) > 0
-    return len(used) - 1 - int(used.nonzero().max())
+def graph_of(net):
+    return fx.symbolic_trace(nn.Sequential(net).eval())
+
+
+def is_weight(value):
+    return isinstance(value, nn.Parameter)
+
+
+def flops_of(function, x, weights, output):
+    if isinstance(function, nn.Conv2d) or function is torch.conv2d:
+        return flop_counter.conv_flop_count(x.shape, weights[0].shape, output.shape)
+    if isinstance(function, nn.Linear) or function is F.linear:
+        return flop_counter.mm_flop((x.numel() // x.shape[-1], x.shape[-1]), weights[0].shape[::-1])
+    return 0
+
+
+KNOWN = {}
+
+
+def unused_at_the_end(module, size):
+    """How many rows and columns at the end no window reaches: they have no gradient."""
+    key = str(module), size
+    if key not in KNOWN:
+        rows, columns = map(torch.arange, size)
+        # The largest value of each window is its last, which max pooling takes.
+        x = (rows[:, None] + columns).float().view(1, 1, *size).requires_grad_()
+        kernel, dilation = (torch.tensor(getattr(module, name, 1)).expand(2)
+                            for name in ("kernel_size", "dilation"))  # fmt: skip
+        reach = (dilation * (kernel - 1) + 1).tolist()  # what dilation skips lies within
+        if isinstance(module, nn.Conv2d):
+            y = F.conv2d(x, torch.ones(1, 1, *reach), None, module.stride, module.padding)
+        else:  # average pooling has the same windows
+            y = F.max_pool2d(x, reach, module.stride, module.padding, ceil_mode=module.ceil_mode)
+        y.sum().backward()
+        used = x.grad[0, 0] != 0
+        KNOWN[key] = [len(line) - 1 - int(line.nonzero().max())
+                      for line in (used.any(1), used.any(0))]  # fmt: skip
+    return KNOWN[key]
 
 
 # --- what the page shows --------------------------------------------------------------------------
@@ -166,13 +155,23 @@ READ = """([key, sides]) => {
 }"""
 
 
-def compare(net, data, answers, truths, sides):
+@functools.cache
+def truth_of(description, side):
+    """What the network of a description gives; figures that show the same one share it."""
+    return Truth(NETS[description], json.loads(description)["c"], side)
+
+
+NETS = {}  # data-net -> a network that it describes
+
+
+def compare(description, answers, sides):
     """Compare one column for all sides; return the number of comparisons."""
-    count = 0
+    count, data = 0, json.loads(description)
     for side, answer in zip(sides, answers, strict=True):
-        truth = truths(data, side, net)
-        fails, end = truth.fails, truth.fails or len(truth.layers) + 1
-        where = f"side {side}, {data}"
+        truth = truth_of(description, side)
+        fails, end = truth.fails, truth.fails or len(data["layers"]) + 1
+        assert len(truth.shapes) == end - 1
+        where = f"side {side}, {description}"
         for box in answer["boxes"]:
             numbers = [int(number) for number in box["of"].split()]
             if "kind" in box:
@@ -181,8 +180,7 @@ def compare(net, data, answers, truths, sides):
                 lines, mark = expected_lines(truth, numbers)
                 assert box["label"].endswith("；" + "；".join(lines)), (where, box["label"], lines)
                 if "kind" in box:
-                    shape = shape_text(truth.layers[numbers[-1] - 1].shape)
-                    assert box["shape"] == shape, where
+                    assert box["shape"] == shape_text(truth.shapes[numbers[-1] - 1]), where
                     assert (box["mark"], "shapes-other" in box["classes"]) == mark, where
                 count += len(lines) + 2 * ("kind" in box)
             elif fails in numbers:
@@ -191,12 +189,11 @@ def compare(net, data, answers, truths, sides):
                 count += 1
         for of, text in answer["texts"]:
             if of == "total":
-                total = f"{truth.params:,}个参数 · {flops_text(truth.flops)}"
+                total = f"{truth.all_params:,}个参数 · {flops_text(sum(truth.flops))}"
                 assert text == (total if fails is None else "—"), where
             elif int(of) < end:
-                shape = truth.layers[int(of) - 1].shape if int(of) else None
-                assert text.lstrip("输入出") == (shape_text(shape) if shape else
-                                              f"{data['c']}×{side}×{side}"), where  # fmt: skip
+                shape = truth.shapes[int(of) - 1] if int(of) else (data["c"], side, side)
+                assert text.lstrip("输入出") == shape_text(shape), where
             elif int(of) == fails:
                 assert text in ("—", "输出—")
             count += 1
@@ -209,13 +206,12 @@ def compare(net, data, answers, truths, sides):
 
 def expected_lines(truth, numbers):
     """The last details of a box or frame, its mark, and whether other weights are needed."""
-    layers = [truth.layers[number - 1] for number in numbers]
-    params, flops = sum(x.params for x in layers), sum(x.flops for x in layers)
+    params, flops = (sum(values[n - 1] for n in numbers) for values in (truth.params, truth.flops))
     whole = truth.fails is None
     lines = [
-        f"输出{shape_text(layers[-1].shape)}",
-        f"参数{params:,}" + (f"，占{share_text(params, truth.params)}" if whole else ""),
-        f"FLOPs {flops:,}" + (f"，占{share_text(flops, truth.flops)}" if whole else ""),
+        f"输出{shape_text(truth.shapes[numbers[-1] - 1])}",
+        f"参数{params:,}" + (f"，占{share_text(params, truth.all_params)}" if whole else ""),
+        f"FLOPs {flops:,}" + (f"，占{share_text(flops, sum(truth.flops))}" if whole else ""),
     ]
     unused = [truth.unused[n] for n in numbers if any(truth.unused.get(n, ()))]
     unused = "，".join(dict.fromkeys(f"{rows}行{columns}列" for rows, columns in unused))
@@ -229,31 +225,16 @@ def expected_lines(truth, numbers):
     return lines, (mark, other is not None)
 
 
-@pytest.fixture(scope="module")
-def truths():
-    """(data, side, net) -> Truth, each network once."""
-    known = {}
-
-    def truth(data, side, net):
-        key = json.dumps(data), side
-        if key not in known:
-            known[key] = Truth(net, data["c"], side)
-        return known[key]
-
-    return truth
-
-
-def compare_page(page, drawn, truths, sides=SIDES):
-    """Compare all figures of a page; `drawn` has the networks of each."""
+def compare_page(page, figures, sides=SIDES):
+    """Compare all figures of a page; `figures` has the networks of each."""
     count = 0
-    for i, nets in enumerate(drawn):
+    for i, nets in enumerate(figures):
         columns = json.loads(page.evaluate(READ, [i, list(sides)]))
-        assert len(columns) == len(nets)
         for net, column in zip(nets, columns, strict=True):
-            data = json.loads(column["net"])
-            assert column["own"] == data["side"]
-            count += compare(net, data, column["answers"], truths, sides)
-    return count
+            NETS.setdefault(column["net"], net)
+            assert column["own"] == json.loads(column["net"])["side"]
+            count += compare(column["net"], column["answers"], sides)
+    print(f"{count:,} comparisons on {sum(map(len, figures))} networks")
 
 
 # --- the chapters ---------------------------------------------------------------------------------
@@ -261,9 +242,9 @@ def compare_page(page, drawn, truths, sides=SIDES):
 
 def drawn_in(name):
     """The networks that each call of `draw` in a chapter gets, on the meta device."""
-    drawn = []
+    figures = []
     helper = types.SimpleNamespace(**{x: getattr(d2lmini, x) for x in d2lmini.__all__})
-    helper.draw = lambda *nets, **options: drawn.append(nets)
+    helper.draw = lambda *nets, **options: figures.append(nets)
     namespace = {"__name__": "chapter"}
     with torch.device("meta"):
         for cell in notebooks.read(name).cells:
@@ -271,24 +252,20 @@ def drawn_in(name):
             if cell.id == "imports" or "net" in notebooks.tags(cell) or is_figure:
                 exec(cell.source, namespace)
                 namespace["d2l"] = helper
-    return drawn
+    return figures
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_side_in_the_chapters(browser, name, truths):
-    drawn = drawn_in(name.removeprefix("chapters/"))
+def test_every_side_in_the_chapters(browser, name):
     with Tab(browser) as tab:
         page = tab.open(address(SITE.as_uri(), name))
-        count = compare_page(page, drawn, truths)
+        compare_page(page, drawn_in(name.removeprefix("chapters/")))
         assert not tab.complaints
-    print(f"{name}: {count:,} comparisons on {sum(map(len, drawn))} networks")
 
 
 # --- networks made for the test -------------------------------------------------------------------
 
-
-def conv(*args, **options):
-    return nn.Conv2d(*args, **options)
+conv = nn.Conv2d
 
 
 def head(channels, features=10):
@@ -314,6 +291,7 @@ def shared():
     return net
 
 
+@fx.wrap
 def in_place(x, y):
     x += y
     return x
@@ -372,7 +350,7 @@ with torch.device("meta"):
             conv(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(), nn.LocalResponseNorm(3),
             nn.MaxPool2d(4), nn.Flatten(), nn.BatchNorm1d(4 * 49), nn.Linear(4 * 49, 3)),
         "paths": nn.Sequential(
-            conv(1, 16, 3, stride=2), Inception(16, 4, (4, 8), (2, 4), 4), *head(20)),
+            conv(1, 16, 3, stride=2), inception(), *head(20)),
         "paths that meet at even sides": Net(
             lambda net, x: torch.cat([net.floor(x), net.ceil(x), net.conv(x)], dim=1),
             floor=nn.MaxPool2d(2), ceil=nn.AvgPool2d(2, ceil_mode=True),
@@ -384,7 +362,7 @@ with torch.device("meta"):
         "twice the same": Net(
             lambda net, x: torch.cat((x, net.conv(x + x), x), 1), conv=conv(2, 3, 1)),
         "residual": nn.Sequential(
-            conv(1, 4, 3), Residual(4), conv(4, 4, 3, stride=2, padding=1), Residual(4), *head(4)),
+            conv(1, 4, 3), residual(), conv(4, 4, 3, stride=2, padding=1), residual(), *head(4)),
         "residual, halved": Net(
             lambda net, x: F.relu(net.main(x) + net.side(x)),
             main=conv(1, 4, 3, stride=2, padding=1), side=conv(1, 4, 1, stride=2)),
@@ -405,35 +383,6 @@ with torch.device("meta"):
             lambda net, x: net.conv(x), conv=conv(1, 2, 3), codes=nn.Linear(3, 5)),
     }  # fmt: skip
 
-UNKNOWN = {
-    "transposed": nn.Sequential(nn.ConvTranspose2d(1, 2, 3)),
-    "reflected": nn.Sequential(conv(1, 2, 3, padding=1, padding_mode="reflect")),
-    "enlarged": nn.Sequential(nn.Upsample(scale_factor=2)),
-    "layer norm": nn.Sequential(nn.LayerNorm(32)),
-    "reshaped": Net(lambda net, x: net.last(x.view(-1, 1024)), last=nn.Linear(1024, 2)),
-    "scaled by functions": Net(lambda net, x: F.interpolate(x, scale_factor=2)),
-    "normalised by a function": Net(lambda net, x: F.layer_norm(x, (32,))),
-    "outputs": Net(lambda net, x: (net.conv(x), x), conv=conv(1, 1, 1)),
-    "constant": Net(lambda net, x: x + net.code, code=nn.Parameter(torch.zeros(1, 1, 1, 32))),
-    "scaled": Net(lambda net, x: x * torch.sigmoid(net.conv(x)), conv=conv(1, 1, 1)),
-    "cut": Net(lambda net, x: net.conv(x[:, :, 1:]), conv=conv(1, 1, 1)),
-    "along rows": Net(lambda net, x: torch.cat((x, x), 2)),
-    "own kind": nn.Sequential(type("OwnConv", (nn.Conv2d,), {})(1, 2, 3)),
-    "indices": nn.Sequential(nn.MaxPool2d(2, return_indices=True)),
-    "parametrised": nn.Sequential(
-        nn.utils.parametrizations.weight_norm(conv(1, 2, 3))),
-    "partly flat": nn.Sequential(nn.Flatten(2)),
-}  # fmt: skip
-
-
-def drawn(*nets, **options):
-    """The HTML that `draw` shows."""
-    shown = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inline_svg, "display", shown.append)
-        d2lmini.draw(*nets, **options)
-    return shown[0]._repr_html_()
-
 
 def page_of(folder, figures):
     """A page with figures, the site's style and its script; its address."""
@@ -449,27 +398,14 @@ def page_of(folder, figures):
     return path.as_uri()
 
 
-def test_every_side_of_networks_made_for_the_test(browser, tmp_path, truths):
-    shapes = [(1, {"grouped": 3, "twice the same": 2}.get(name, 1), 32, 32) for name in MADE]
-    figures = [
-        drawn(net, input_shape=shape) for net, shape in zip(MADE.values(), shapes, strict=True)
-    ]
+def test_every_side_of_networks_made_for_the_test(browser, tmp_path):
+    channels = {"grouped": 3, "twice the same": 2}
+    figures = [drawn(net, input_shape=(1, channels.get(name, 1), 32, 32))
+               for name, net in MADE.items()]  # fmt: skip
     with Tab(browser) as tab:
         page = tab.open(page_of(tmp_path, figures))
-        count = compare_page(page, [[net] for net in MADE.values()], truths, range(1, 131))
+        compare_page(page, [[net] for net in MADE.values()], range(1, 131))
         assert not tab.complaints
-    print(f"made for the test: {count:,} comparisons on {len(MADE)} networks")
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_a_figure_with_an_unknown_layer_gets_no_field(name):
-    html = drawn(UNKNOWN[name], input_shape=(1, 1, 32, 32))
-    assert "data-net" not in html and "data-of" not in html
-
-
-def test_a_figure_of_other_input_gets_no_field():
-    assert "data-net" not in drawn(nn.Sequential(conv(1, 2, 3)), input_shape=(1, 1, 32, 30))
-    assert "data-net" not in drawn(nn.Sequential(nn.Linear(4, 2)), input_shape=(1, 4))
 
 
 # --- what a reader does ---------------------------------------------------------------------------
@@ -530,14 +466,13 @@ def test_keyboard_does_everything(browser):
         assert field.input_value() == "224" and not button.is_visible()
         field.focus()
         page.keyboard.press("ArrowDown")
-        page.keyboard.press("ArrowDown")
-        assert "输入1×222×222" in column.locator("svg").get_attribute("aria-description")
+        assert "输入1×223×223" in column.locator("svg").get_attribute("aria-description")
         page.keyboard.press("Control+a")
         page.keyboard.type("96")
         fc = column.locator("[data-kind=fc]").first
+        params = 256 * 4096 + 4096 + 4096 * 4097
         assert (fc.get_attribute("data-shape"), fc.get_attribute("data-params")) == (
-            "4096", str(256 * 4096 + 4096 + 4096 * 4097))  # fmt: skip
-        assert "送来256个特征，；权重接6,400个：要换权重" in fc.get_attribute("aria-label")
+            "4096", str(params))  # fmt: skip
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent") == "复原"
         page.keyboard.press("Enter")
@@ -546,7 +481,7 @@ def test_keyboard_does_everything(browser):
         column.locator(".d2lm-box").first.focus()
         page.keyboard.press("ArrowDown")
         details = page.locator(".figure-tip")
-        assert details.is_visible() and "最后1行1列没有用到" in details.text_content()
+        assert details.is_visible() and "最后1行1列" in details.text_content()
         assert not tab.complaints
 
 
@@ -556,17 +491,13 @@ def test_the_result_is_told(browser):
         column = page.locator(ALEXNET)
         field, told = column.locator("input"), column.get_by_role("status")
         assert told.text_content() == ""  # nothing has been asked
-        field.fill("200")
-        assert told.text_content() == ("输入1×200×200，输出10，共46,764,746个参数 · 1,539 MFLOPs。")
-        field.fill("96")
-        assert told.text_content().endswith("FC (4096)要换权重")
-        field.fill("40")
-        assert told.text_content() == (
-            "输入1×40×40，输出—，窗口3×3大于1×1。到3×3 MaxPool, stride 2为止"
-        )
+        for side, result in ((200, "共46,764,746个参数"), (96, "FC (4096)"), (40, "3×3大于1×1")):
+            field.fill(str(side))
+            assert f"输入1×{side}×{side}，" in told.text_content()
+            assert result in told.text_content()
         for wrong in ("", "0", "2000", "30.5"):
             field.fill(wrong)
-            assert told.text_content() == "填1到1024的整数"
+            assert "1024" in told.text_content() and "输入" not in told.text_content()
             assert field.get_attribute("aria-invalid") == "true"
             assert "输入1×40×40" in column.locator("svg").get_attribute("aria-description")
         field.blur()
@@ -578,23 +509,22 @@ def test_the_address_keeps_the_sides(browser, server, scheme):
     base = SITE.as_uri() if scheme == "file" else server
     with Tab(browser) as tab:
         page = tab.open(address(base, "chapters/googlenet", "?q=1#inception"))
-        page.locator("figure:has-text('图4-2') input").fill("200")
-        page.locator("figure:has-text('图4-3') input").nth(1).fill("7")
+        columns = "figure:has-text('图4-{}') .shapes-column >> nth=-1"
+        whole, last = (page.locator(columns.format(i)) for i in (2, 3))
+        whole.locator("input").fill("200")
+        last.locator("input").fill("7")
         page.wait_for_url("**/googlenet.html?q=1&fig4-2=200&fig4-3=96,7#inception")
         page.reload()
-        assert page.locator("figure:has-text('图4-3') input").nth(1).input_value() == "7"
-        page.locator("figure:has-text('图4-2') button").click()
-        page.locator("figure:has-text('图4-3') button").nth(1).click()
+        assert last.locator("input").input_value() == "7"
+        whole.locator("button").click()
+        last.locator("button").click()
         page.wait_for_url("**/googlenet.html?q=1#inception")
-        page = tab.open(address(base, "chapters/googlenet", "?fig4-2=<b>&fig4-3=,5000"))
-        assert page.locator("figure:has-text('图4-2') input").input_value() == "96"
-        assert page.locator("figure:has-text('图4-3') input").nth(1).input_value() == "24"
-        page = tab.open(address(base, "chapters/googlenet", "?fig4-2=64"))
-        assert page.locator("figure:has-text('图4-2') input").input_value() == "64"
+        for query, side in (("?fig4-2=<b>&fig4-3=,5000", "96"), ("?fig4-2=64", "64")):
+            tab.open(address(base, "chapters/googlenet", query))
+            assert whole.locator("input").input_value() == side
+            assert last.locator("input").input_value() == "24"
         page.wait_for_timeout(300)
-        assert page.locator("figure:has-text('图4-2')").evaluate(
-            "e => Math.abs(e.getBoundingClientRect().top) < innerHeight / 2"
-        )
+        assert whole.evaluate("e => Math.abs(e.getBoundingClientRect().top) < innerHeight / 2")
         # an icon still on its way when the page is left is no fault
         assert not [words for words in tab.complaints if "favicon" not in words]
 
