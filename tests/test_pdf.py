@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import types
 import unicodedata
 
 import pypdf
@@ -19,6 +20,17 @@ def plain(text):
     return re.sub(r"\s", "", unicodedata.normalize("NFC", text))
 
 
+def read(page):
+    """The text of a page, and its lines from the bottom up: (height, words)."""
+    lines = []
+
+    def note(text, cm, tm, *_):
+        if text.strip():
+            lines.append((tm[4] * cm[1] + tm[5] * cm[3] + cm[5], text.strip()))
+
+    return plain(page.extract_text(visitor_text=note)), sorted(lines)
+
+
 def bookmarks(reader, outline, level=1):
     """(level, title, page from 0 on) of each bookmark."""
     for item in outline:
@@ -30,7 +42,7 @@ def bookmarks(reader, outline, level=1):
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
-    """The PDF, the text of its pages, its bookmarks, and the copy of the site that it stands in."""
+    """The PDF, the text and lines of its pages, its bookmarks, and the site that it stands in."""
     if not (SITE / "chapters/index.html").exists() or not pdf.browser():
         give_up("needs the built site and Chromium: apt-get install chromium fonts-noto-cjk")
     site = tmp_path_factory.mktemp("site") / "html"
@@ -39,14 +51,15 @@ def book(tmp_path_factory):
         patch.setattr(pdf, "SITE", site)
         pdf.main()
     reader = pypdf.PdfReader(site / "book.pdf")
-    texts = [plain(page.extract_text()) for page in reader.pages]
-    return reader, texts, list(bookmarks(reader, reader.outline)), site
+    texts, lines = zip(*map(read, reader.pages), strict=True)
+    marks = list(bookmarks(reader, reader.outline))
+    return types.SimpleNamespace(reader=reader, texts=texts, lines=lines, marks=marks, site=site)
 
 
 def test_bookmarks_and_contents_lead_to_every_heading(book):
-    _, texts, marks, site = book
+    marks, texts = book.marks, book.texts
     pages = "".join(
-        (site / page).with_suffix(".html").read_text("utf-8") for page in notebooks.pages()
+        (book.site / page).with_suffix(".html").read_text("utf-8") for page in notebooks.pages()
     )
     headings = [int(match[4]) for match in pdf.SECTION.finditer(pages)]
     assert [level for level, *_ in marks] == headings
@@ -59,9 +72,8 @@ def test_bookmarks_and_contents_lead_to_every_heading(book):
 
 def test_nothing_is_missing(book):
     """Answers are unfolded, formulas set, figures drawn; Chinese text is Chinese when copied."""
-    _, texts, *_ = book
-    whole = "".join(texts)
-    assert len(texts) > 20 * len(notebooks.names())
+    whole = "".join(book.texts)
+    assert len(book.texts) > 20 * len(notebooks.names())
     assert r"\(" not in whole and r"\frac" not in whole
     assert not re.search(r"[\u2e80-\u2fdf]", whole)
     for name in notebooks.names():
@@ -74,7 +86,7 @@ def test_nothing_is_missing(book):
 
 
 def test_links_stay_in_the_book_or_go_to_the_web(book):
-    reader, *_ = book
+    reader = book.reader
     links = [link.get_object() for page in reader.pages for link in page.get("/Annots", [])]
     assert sum("/Dest" in link for link in links) > 200
     for link in links:
@@ -86,23 +98,15 @@ def test_links_stay_in_the_book_or_go_to_the_web(book):
 
 def test_pages_are_numbered_and_none_is_mostly_white(book):
     """But for the last pages of chapters, the lowest line stands in the lower two thirds."""
-    reader, texts, marks, _ = book
-    last = {number - 1 for level, _, number in marks if level == 1} | {len(texts) - 1}
-    for number, page in enumerate(reader.pages):
-        lines = []
-
-        def note(text, cm, tm, *_, lines=lines):
-            if text.strip():
-                lines.append((tm[4] * cm[1] + tm[5] * cm[3] + cm[5], text.strip()))
-
-        page.extract_text(visitor_text=note)
+    last = {number - 1 for level, _, number in book.marks if level == 1} | {len(book.lines) - 1}
+    for number, lines in enumerate(book.lines):
         feet = [line for line in lines if line[1] == str(number + 1) and line[0] < 50]
         lowest, _ = min(line for line in lines if line not in feet)
+        height = float(book.reader.pages[number].mediabox.height)
         assert number == 0 or feet, number + 1
-        assert number in {0, *last} or lowest < float(page.mediabox.height) * 2 / 3, number + 1
+        assert number in {0, *last} or lowest < height * 2 / 3, number + 1
 
 
 def test_root_page_links_to_it(book):
-    _, texts, _, site = book
-    page = (site / "chapters/index.html").read_text("utf-8")
-    assert page.count('href="../book.pdf"') == 1 and f"{len(texts)}页" in page
+    page = (book.site / "chapters/index.html").read_text("utf-8")
+    assert page.count('href="../book.pdf"') == 1 and f"{len(book.texts)}页" in page
