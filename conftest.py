@@ -1,6 +1,7 @@
 """Test settings for the unit tests and for the kernels that nbval starts."""
 
 import contextlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -59,10 +60,10 @@ def give_up(reason):
 @pytest.fixture(scope="module")
 def browser():
     """The Chromium or Chrome that is installed, driven by Playwright."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        give_up("no playwright: pip install -r requirements-dev.txt")
+    if not all(map(importlib.util.find_spec, ("playwright", "axe_playwright_python"))):
+        give_up("no playwright or axe: pip install -r requirements-dev.txt")
+    from playwright.sync_api import sync_playwright
+
     from tools import pdf
 
     chromium = pdf.browser()

@@ -5,10 +5,9 @@ D2L_LIVE_IMAGES=200 in the environment they are for so many of Fashion-MNIST's t
 20 of them with each path switched off: minutes.
 """
 
-import importlib.util
 import io
+import itertools
 import os
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -17,7 +16,7 @@ from PIL import Image
 
 from d2lmini import data
 from tests.test_networks import build
-from tests.test_site import SITE, Tab, address, browser, server
+from tests.test_site import SITE, Tab, address, browser, extension, server
 from tools import notebooks, weights
 
 __all__ = ["browser", "server"]  # fixtures
@@ -27,14 +26,6 @@ PAGE = "chapters/googlenet"
 BOOT = 9  # the class, and the picture that the page begins with
 NUM_IMAGES = int(os.environ.get("D2L_LIVE_IMAGES", 0))
 site = pytest.mark.site
-
-
-def extension():
-    path = LIVE.with_name("live_network.py")
-    spec = importlib.util.spec_from_file_location("live_network", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def own_images():
@@ -54,7 +45,7 @@ def test_images_are_two_a_class_of_the_test_set():
 
 
 def test_a_network_that_has_changed_has_no_weights():
-    find, notebook = extension().drawn_network, notebooks.read("googlenet")
+    find, notebook = extension("live_network").drawn_network, notebooks.read("googlenet")
     content = (notebooks.ROOT / "recordings/weights/googlenet.bin").read_bytes()
     net, ends = find(notebook, content)
     assert len(ends) == 5 and ends[-1] < len(net["layers"])
@@ -83,6 +74,18 @@ def images():
         return test_iter.images[:NUM_IMAGES]
     noise = torch.randint(256, (5, 28, 28), generator=torch.manual_seed(0), dtype=torch.uint8)
     return torch.cat([own_images()[::2], noise])
+
+
+def scores(rounded, images, off=()):
+    """Torch's scores (len(images), 10) without the paths of these numbers, counted from 0 on."""
+    blocks = [module for module in rounded.modules() if hasattr(module, "path1")]
+    paths = [path for block in blocks for path in block.children()]
+    hooks = [paths[i].register_forward_hook(lambda module, x, y: y * 0) for i in off]
+    with torch.no_grad():
+        found = rounded(data.resize_like_pil(images, 96)[:, None] / 255)
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -117,77 +120,55 @@ def run(page, pixels, offs, layers):
 
 @site
 def test_scores_and_maps_are_torchs(page_network, rounded, images):
-    ends = page_network.evaluate("liveData[0].ends")
-    X = data.resize_like_pil(images, 96)
-    worst = torch.zeros(2)
-    for i, (pixels, enlarged) in enumerate(zip(images, X, strict=True)):
+    ends, joins = page_network.evaluate("""[liveData[0].ends, liveData[0].net.layers.flatMap(
+        ({op}, i) => op === "cat" ? [i + 1] : [])]""")
+    switches = [f"{join}.{i}" for join in joins for i in range(4)]
+    worst = []
+    for i, X in enumerate(images.split(1)):
+        paths = range(36 if i < (20 if NUM_IMAGES else 1) else 0)
+        offs = [[], *([switches[path]] for path in paths)]
         compared = ends if i % 8 == 0 else []  # to bring maps over takes longest
-        scores, image, *maps = run(page_network, pixels, [[]], compared)
+        found, image, *maps = run(page_network, X, offs, compared)
+        enlarged = data.resize_like_pil(X, 96)[:, None]
         assert image.equal(enlarged.flatten())
+        expected = [scores(rounded, X, off) for off in [(), *((path,) for path in paths)]]
         with torch.no_grad():
-            out, expected = enlarged[None, None] / 255, []
-            for module in rounded:
-                expected.append(out := module(out))
-        differences = [(a - b.flatten()).abs().max() for a, b in zip(maps, expected, strict=False)]
-        in_scores = (scores[0] - out[0]).abs().max()
-        worst = worst.max(torch.stack([in_scores, max(differences, default=in_scores)]))
-    print(f"{len(images)} images: scores differ by {worst[0]:.1e} at most, maps by {worst[1]:.1e}")
-    assert worst.max() < 1e-3
-
-
-@site
-def test_without_a_path_the_scores_are_torchs(page_network, rounded, images):
-    chosen = images[: 20 if NUM_IMAGES else 1]
-    blocks = [module for module in rounded.modules() if hasattr(module, "path1")]
-    joins = page_network.evaluate("""liveData[0].net.layers.flatMap(
-        ({op}, i) => op === "cat" ? [i + 1] : [])""")
-    switches = [f"{n}.{i}" for n in joins for i in range(4)]
-    found = torch.stack(
-        [run(page_network, pixels, [[s] for s in switches], [])[0] for pixels in chosen], dim=1
-    )
-    X = data.resize_like_pil(chosen, 96)[:, None] / 255
-    expected = []
-    for path in [path for block in blocks for path in block.children()]:
-        hook = path.register_forward_hook(lambda module, inputs, output: output * 0)
-        with torch.no_grad():
-            expected.append(rounded(X))
-        hook.remove()
-    worst = (found - torch.stack(expected)).abs().max()
-    print(f"{len(chosen)} images, {len(switches)} paths: scores differ by {worst:.1e} at most")
-    assert len(switches) == 36 and worst < 1e-3
+            made = itertools.accumulate(rounded, lambda x, f: f(x), initial=enlarged / 255)
+            pairs = [(found, torch.cat(expected)), *zip(maps, list(made)[1:], strict=False)]
+        worst += [float((a - b.view_as(a)).abs().max()) for a, b in pairs]
+    print(f"{len(images)} images: scores and maps differ by {max(worst):.1e} at most")
+    assert len(switches) == 36 and max(worst) < 1e-3
 
 
 # The page -----------------------------------------------------------------------------------------
 
 
-SETTLED = "document.querySelector('.live').ariaBusy === 'false'"
-
-
 class Live(Tab):
-    """The chapter with the network loaded, and what it shows."""
+    """The chapter with the network loaded, and what it shows; `before`: requests without."""
 
     def __init__(self, browser, base=None, **options):
         super().__init__(browser, **options)
-        self.open(address(base or SITE.as_uri(), PAGE))
+        self.open(address(base or SITE.as_uri(), PAGE)).wait_for_load_state("networkidle")
+        self.before = [*self.requests]
         self.live = self.page.locator(".live")
         self.live.get_by_role("button").click()
         self.page.wait_for_selector(".live-maps canvas")
 
     def said(self):
-        self.page.wait_for_function(SETTLED)
+        self.page.wait_for_function("document.querySelector('.live').ariaBusy === 'false'")
         return self.live.get_by_role("status").text_content()
 
-    def take(self, content, kind="image/png"):
-        given = {"name": "own", "mimeType": kind, "buffer": content}
+    def take(self, content):
+        given = {"name": "own", "mimeType": "image/png", "buffer": content}
         self.live.locator("[type=file]").first.set_input_files(given)
         self.page.wait_for_function("!document.querySelector('.live [type=file]').value")
         return self.said()
 
-    def axe(self):
-        axe = pytest.importorskip("axe_playwright_python")
-        self.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
-        found = self.page.evaluate("axe.run('.live', {resultTypes: ['violations']})")["violations"]
-        return [v["id"] for v in found if v["impact"] in ("serious", "critical")]
+    def shows(self, scores):
+        """Whether the shares of the classes are those of torch's scores (10,)."""
+        shown = self.live.locator(".live-bars td:last-child").all_text_contents()
+        shown = torch.tensor([float(text.rstrip("%")) / 100 for text in shown])
+        return torch.allclose(shown, scores.softmax(0), atol=0.0051)
 
 
 @pytest.fixture(scope="module")
@@ -198,57 +179,47 @@ def tab(browser):
 
 
 @site
-@pytest.mark.parametrize("scheme", ["file", "http"])
-def test_nothing_is_loaded_before_the_click(browser, server, scheme):
-    base = SITE.as_uri() if scheme == "file" else server
-    with Tab(browser) as tab:
-        page = tab.open(address(base, PAGE))
-        page.wait_for_load_state("networkidle")
-        assert not [url for url in tab.requests if "_static/live/" in url]
-        live = page.locator(".live, .live + script")
-        assert sum(len(part.evaluate("e => e.outerHTML").encode()) for part in live.all()) < 10_000
-        assert live.first.is_visible()
-        page.emulate_media(media="print")
-        assert not live.first.is_visible()
-    with Live(browser, base) as tab:
-        assert "短靴" in tab.said()
-        assert not [url for url in tab.requests if not url.startswith((base, "blob:", "data:"))]
-        assert not tab.complaints
+def test_nothing_is_loaded_before_the_click(browser, server, tab):
+    with Live(browser, server) as served:
+        assert "短靴" in served.said()
+        for loaded, base in (served, server), (tab, SITE.as_uri()):
+            assert not [url for url in loaded.before if "_static/live/" in url]
+            assert [url for url in loaded.requests if "_static/live/" in url]
+            own = (base, "blob:", "data:")
+            assert not [url for url in loaded.requests if not url.startswith(own)]
+        assert not served.complaints
 
 
 @site
-def test_without_javascript_there_is_nothing(browser):
-    with Tab(browser, java_script_enabled=False) as tab:
+@pytest.mark.parametrize("script", [True, False])
+def test_the_block_is_small_and_for_screens_with_javascript(browser, script):
+    with Tab(browser, java_script_enabled=script) as tab:
         tab.page.goto(address(SITE.as_uri(), PAGE))
-        assert tab.page.locator(".live").count() == 1
-        assert not tab.page.locator(".live").is_visible()
+        parts = tab.page.locator(".live, .live + script")
+        assert 0 < sum(len(e.evaluate("e => e.outerHTML").encode()) for e in parts.all()) < 10_000
+        assert parts.first.is_visible() == script
+        tab.page.emulate_media(media="print")
+        assert not parts.first.is_visible()
 
 
 @site
 def test_a_file_that_does_not_come_can_be_asked_for_again(browser):
     with Tab(browser) as tab:
-        fail = ["**/live/data-3.js", lambda route: route.abort()]
-        tab.page.route(*fail)
+        tab.page.route("**/live/data-3.js", lambda route: route.abort(), times=1)
         tab.open(address(SITE.as_uri(), PAGE))
         tab.page.locator(".live button").click()
         tab.page.get_by_text("没有载入").wait_for()
-        tab.page.unroute(*fail)
         tab.page.locator(".live button").click()
         tab.page.wait_for_selector(".live-maps canvas")
 
 
 @site
 def test_shows_what_torch_computes(tab, rounded):
-    X = data.resize_like_pil(own_images(), 96)[:, None] / 255
-    with torch.no_grad():
-        shares = rounded(X).softmax(1)
-    radios, bars = tab.live.get_by_role("radio"), tab.live.locator(".live-bars td:last-child")
+    expected = scores(rounded, own_images())
     for picture in range(0, 20, 3):
-        radios.nth(picture).check()
-        tab.said()
-        shown = [float(text.rstrip("%")) / 100 for text in bars.all_text_contents()]
-        assert torch.allclose(torch.tensor(shown), shares[picture], atol=0.0051)
-        assert ("其实" in tab.said()) == (shares[picture].argmax() != picture % 10)
+        tab.live.get_by_role("radio").nth(picture).check()
+        assert ("其实" in tab.said()) == (expected[picture].argmax() != picture % 10)
+        assert tab.shows(expected[picture])
 
 
 def encoded(image, kind="PNG", **options):
@@ -271,43 +242,39 @@ def boot(size, mode="L"):
 
 TURNED = Image.Exif()
 TURNED[0x0112] = 6  # to be turned right by a quarter
+SAME = encoded(Image.fromarray(own_images()[BOOT].numpy()))
+WIDE = encoded(boot((1501, 400)))
+# A file, and what it is taken for; nothing changes where it is taken for no picture.
 OWN = {
-    "as it is": encoded(Image.fromarray(own_images()[BOOT].numpy())),
-    "wide": encoded(boot((1501, 400))),
-    "high": encoded(boot((333, 1000))),
-    "transparent": encoded(boot((700, 500), "RGBA")),
-    "turned": encoded(boot((800, 600)).rotate(90, expand=True), "JPEG", exif=TURNED),
+    "as it is": (SAME, "认作短靴"),
+    "wide": (WIDE, "认作短靴"),
+    "high": (encoded(boot((333, 1000))), "认作短靴"),
+    "transparent": (encoded(boot((700, 500), "RGBA")), "认作短靴"),
+    "turned": (encoded(boot((800, 600)).rotate(90, expand=True), "JPEG", exif=TURNED), "认作短靴"),
+    "a point": (encoded(Image.new("L", (1, 1), 200)), "认作"),
+    "a line": (encoded(Image.new("L", (1, 900), 200)), "认作"),
+    "wide and empty": (encoded(Image.new("L", (5000, 3), 200)), "认作"),
+    "text": (b"no picture", "读不出"),
+    "empty": (b"", "读不出"),
+    "cut off": (WIDE[:200], "读不出"),
+    "nothing": (b"<svg/>", "读不出"),
 }
 
 
 @site
 @pytest.mark.parametrize("name", OWN)
 def test_own_picture(tab, name):
-    said = tab.take(OWN[name])
-    assert said.startswith("认作短靴") and "其实" not in said
-    figures = tab.live.locator("figcaption").all_text_contents()
-    assert ("反色" in figures) == (name != "as it is")
+    tab.take(SAME)
+    bars = tab.live.locator(".live-bars").inner_html()
+    content, words = OWN[name]
+    said = tab.take(content)
+    assert words in said and "其实" not in said
     assert not tab.live.locator(":checked[type=radio]").count()
-
-
-@site
-@pytest.mark.parametrize(
-    "content",
-    [b"no picture", b"", OWN["wide"][:200], b"<svg/>"],
-    ids=["text", "empty", "cut off", "nothing"],
-)
-def test_what_is_no_picture_changes_nothing(tab, content):
-    tab.take(OWN["as it is"])
-    before = tab.live.locator(".live-bars").inner_html()
-    assert "读不出" in tab.take(content)
-    assert tab.live.locator(".live-bars").inner_html() == before
-    assert "认作短靴" in tab.take(OWN["as it is"])
-
-
-@site
-@pytest.mark.parametrize("size", [(1, 1), (1, 900), (5000, 3)])
-def test_own_picture_without_anything_in_it(tab, size):
-    assert tab.take(encoded(Image.new("L", size, 200))).startswith("认作")
+    if words == "读不出":
+        assert tab.live.locator(".live-bars").inner_html() == bars
+    else:
+        figures = tab.live.locator("figcaption").all_text_contents()
+        assert ("反色" in figures) == (content != SAME)
 
 
 @site
@@ -318,19 +285,11 @@ def test_quick_clicks_end_with_the_last(tab, rounded):
         for (const i of [0, 1, 0, 3, 11]) all("[type=radio]")[i].click();
         for (const i of [5, 6, 5, 2]) all("[role=switch]")[i].click();
     }""")
-    said = tab.said()
-    assert "关掉2条" in said and tab.live.get_by_role("radio").nth(11).is_checked()
-    blocks = [module for module in rounded.modules() if hasattr(module, "path1")]
-    hooks = [blocks[i].path1.register_forward_hook(lambda m, x, y: y * 0) for i in (6, 2)]
-    with torch.no_grad():
-        shares = rounded(data.resize_like_pil(own_images()[11:12], 96)[None] / 255).softmax(1)[0]
-    for hook in hooks:
-        hook.remove()
-    bars = tab.live.locator(".live-bars td:last-child").all_text_contents()
-    shown = torch.tensor([float(text.rstrip("%")) / 100 for text in bars])
-    assert torch.allclose(shown, shares, atol=0.0051)
-    tab.live.get_by_role("button", name="复原").click()
-    assert "关掉" not in tab.said() and not tab.live.get_by_role("button", name="复原").is_visible()
+    assert "关掉2条" in tab.said() and tab.live.get_by_role("radio").nth(11).is_checked()
+    assert tab.shows(scores(rounded, own_images()[11:12], [4 * 6, 4 * 2])[0])
+    again = tab.live.get_by_role("button", name="复原")
+    again.click()
+    assert "关掉" not in tab.said() and not again.is_visible()
 
 
 @site
@@ -352,10 +311,8 @@ def test_by_keyboard(tab):
 
 
 @site
-@pytest.mark.parametrize("mode", ["light", "dark"])
-def test_on_a_phone(browser, mode):
-    phone = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
-    with Live(browser, color_scheme=mode, **phone) as tab:
+def test_on_a_phone(browser):
+    with Live(browser, width=360, height=740, has_touch=True, is_mobile=True) as tab:
         tab.live.get_by_role("switch").nth(8).tap()
         assert "关掉1条" in tab.said()
         assert tab.page.evaluate("document.documentElement.scrollWidth") == 360
@@ -369,4 +326,4 @@ def test_on_a_phone(browser, mode):
         assert all(left <= x and end <= right for part in boxes for x, end, _ in part)
         assert min(size for _, _, size in boxes[2]) >= 24
         assert tab.live.get_by_text("拍照").is_visible()
-        assert not tab.axe()
+        assert not tab.axe("'.live'")

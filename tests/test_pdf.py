@@ -1,8 +1,8 @@
 """The book as one PDF, made from a copy of the built site: `pytest -m site` after the build."""
 
-import logging
 import re
 import shutil
+import types
 import unicodedata
 
 import pypdf
@@ -13,7 +13,6 @@ from tests.test_site import SITE
 from tools import notebooks, pdf
 
 pytestmark = pytest.mark.site
-NAMES = [page.stem for page in notebooks.pages()]
 
 
 def plain(text):
@@ -21,54 +20,60 @@ def plain(text):
     return re.sub(r"\s", "", unicodedata.normalize("NFC", text))
 
 
-@pytest.fixture(scope="module")
-def book(tmp_path_factory):
-    """The PDF, the text of each of its pages, and the copy of the site that it stands in."""
-    if not (SITE / "chapters/index.html").exists() or not pdf.browser():
-        give_up("needs the built site and Chromium: apt-get install chromium fonts-noto-cjk")
-    site = tmp_path_factory.mktemp("site") / "html"
-    shutil.copytree(SITE, site)
-    logging.getLogger("pypdf").setLevel(logging.ERROR)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pdf, "SITE", site)
-        pdf.main()
-    reader = pypdf.PdfReader(site / "book.pdf")
-    return reader, [plain(page.extract_text()) for page in reader.pages], site
+def read(page):
+    """The text of a page, and its lines from the bottom up: (height, words)."""
+    lines = []
+
+    def note(text, cm, tm, *_):
+        if text.strip():
+            lines.append((tm[4] * cm[1] + tm[5] * cm[3] + cm[5], text.strip()))
+
+    return plain(page.extract_text(visitor_text=note)), sorted(lines)
 
 
-def bookmarks(reader, outline=None, level=1):
+def bookmarks(reader, outline, level=1):
     """(level, title, page from 0 on) of each bookmark."""
-    for item in reader.outline if outline is None else outline:
+    for item in outline:
         if isinstance(item, list):
             yield from bookmarks(reader, item, level + 1)
         else:
             yield level, item.title, reader.get_destination_page_number(item)
 
 
-def test_every_heading_has_a_bookmark_that_leads_to_it(book):
-    reader, texts, site = book
-    pages = "".join((site / f"chapters/{name}.html").read_text("utf-8") for name in NAMES)
-    found = list(bookmarks(reader))
-    assert [level for level, *_ in found] == [
-        int(match[4]) for match in pdf.SECTION.finditer(pages)
-    ]
-    assert [number for *_, number in found] == sorted(number for *_, number in found)
-    for _, title, number in found:
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """The PDF, the text and lines of its pages, its bookmarks, and the site that it stands in."""
+    if not (SITE / "chapters/index.html").exists() or not pdf.browser():
+        give_up("needs the built site and Chromium: apt-get install chromium fonts-noto-cjk")
+    site = tmp_path_factory.mktemp("site") / "html"
+    shutil.copytree(SITE, site)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pdf, "SITE", site)
+        pdf.main()
+    reader = pypdf.PdfReader(site / "book.pdf")
+    texts, lines = zip(*map(read, reader.pages), strict=True)
+    marks = list(bookmarks(reader, reader.outline))
+    return types.SimpleNamespace(reader=reader, texts=texts, lines=lines, marks=marks, site=site)
+
+
+def test_bookmarks_and_contents_lead_to_every_heading(book):
+    marks, texts = book.marks, book.texts
+    pages = "".join(
+        (book.site / page).with_suffix(".html").read_text("utf-8") for page in notebooks.pages()
+    )
+    headings = [int(match[4]) for match in pdf.SECTION.finditer(pages)]
+    assert [level for level, *_ in marks] == headings
+    assert [number for *_, number in marks] == sorted(number for *_, number in marks)
+    contents = "".join(texts[: marks[0][2]])
+    for level, title, number in marks:
         assert plain(title) in texts[number], (title, number + 1)
-
-
-def test_contents_give_the_pages_that_the_bookmarks_lead_to(book):
-    reader, texts, _ = book
-    contents = "".join(texts[: next(bookmarks(reader))[2]])
-    for level, title, number in bookmarks(reader):
         assert level > 3 or f"{plain(title)}{number + 1}" in contents, title
 
 
 def test_nothing_is_missing(book):
     """Answers are unfolded, formulas set, figures drawn; Chinese text is Chinese when copied."""
-    _, texts, _ = book
-    whole = "".join(texts)
-    assert len(texts) > 20 * len(notebooks.names())
+    whole = "".join(book.texts)
+    assert len(book.texts) > 20 * len(notebooks.names())
     assert r"\(" not in whole and r"\frac" not in whole
     assert not re.search(r"[\u2e80-\u2fdf]", whole)
     for name in notebooks.names():
@@ -81,7 +86,7 @@ def test_nothing_is_missing(book):
 
 
 def test_links_stay_in_the_book_or_go_to_the_web(book):
-    reader, _, _ = book
+    reader = book.reader
     links = [link.get_object() for page in reader.pages for link in page.get("/Annots", [])]
     assert sum("/Dest" in link for link in links) > 200
     for link in links:
@@ -93,23 +98,15 @@ def test_links_stay_in_the_book_or_go_to_the_web(book):
 
 def test_pages_are_numbered_and_none_is_mostly_white(book):
     """But for the last pages of chapters, the lowest line stands in the lower two thirds."""
-    reader, texts, _ = book
-    last = {number - 1 for level, _, number in bookmarks(reader) if level == 1} | {len(texts) - 1}
-    for number, page in enumerate(reader.pages):
-        lines = []
-
-        def note(text, cm, tm, *_, lines=lines):
-            if text.strip():
-                lines.append((tm[4] * cm[1] + tm[5] * cm[3] + cm[5], text.strip()))
-
-        page.extract_text(visitor_text=note)
+    last = {number - 1 for level, _, number in book.marks if level == 1} | {len(book.lines) - 1}
+    for number, lines in enumerate(book.lines):
         feet = [line for line in lines if line[1] == str(number + 1) and line[0] < 50]
         lowest, _ = min(line for line in lines if line not in feet)
+        height = float(book.reader.pages[number].mediabox.height)
         assert number == 0 or feet, number + 1
-        assert number in {0, *last} or lowest < float(page.mediabox.height) * 2 / 3, number + 1
+        assert number in {0, *last} or lowest < height * 2 / 3, number + 1
 
 
 def test_root_page_links_to_it(book):
-    _, texts, site = book
-    page = (site / "chapters/index.html").read_text("utf-8")
-    assert page.count('href="../book.pdf"') == 1 and f"{len(texts)}页" in page
+    page = (book.site / "chapters/index.html").read_text("utf-8")
+    assert page.count('href="../book.pdf"') == 1 and f"{len(book.texts)}页" in page
