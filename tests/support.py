@@ -1,7 +1,5 @@
 """Small networks, batches and runs that tests of the helper share."""
 
-import itertools
-
 import torch
 from torch import nn
 
@@ -54,11 +52,12 @@ class Net(nn.Module):
 
 
 def raise_at(number, net, error, training=True):
-    """Have `net` raise `error` in its forward pass of that number, in training or evaluation."""
-    calls = itertools.count(1)
+    """Have `net` raise `error` in its training step of that number, or in evaluation after one."""
+    calls = {True: 0, False: 0}
 
     def raise_error(net, args):
-        if net.training == training and next(calls) == number:
+        calls[net.training] += net.training or calls[True] > 0  # not in the look before training
+        if net.training == training and calls[training] == number:
             raise error
 
     net.register_forward_pre_hook(raise_error)
@@ -70,9 +69,7 @@ def train(net, train_iter, test_iter=..., num_epochs=1, lr=0.1, device="cpu", **
     return d2l.train_ch6(net, train_iter, test_iter, num_epochs, lr, device, **options)
 
 
-def assert_same_weights(net, other):
-    """Each parameter and buffer of one is that of the other, bit for bit."""
+def assert_same_weights(net, other, rtol=0, atol=0):
+    """Each parameter and buffer of one is that of the other; without a tolerance, bit for bit."""
     states = net.state_dict(), other.state_dict()
-    assert states[0].keys() == states[1].keys()
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
+    torch.testing.assert_close(*states, rtol=rtol, atol=atol, check_device=False)

@@ -13,24 +13,8 @@ from torch import nn
 import d2lmini as d2l
 from d2lmini import animator
 from d2lmini import train as trainer
-from tests.support import (
-    Net,
-    assert_same_weights,
-    batches,
-    images,
-    iterator,
-    raise_at,
-    small_net,
-    train,
-)
+from tests.support import Net, assert_same_weights, batches, raise_at, small_net, train
 from tools import notebooks
-
-
-@pytest.fixture(autouse=True)
-def no_idle_card(monkeypatch):
-    """What is printed is the same on a machine whose torch does not know its NVIDIA card."""
-    monkeypatch.setattr(trainer, "cuda_missing", lambda: "")
-
 
 # --- the reference's numbers ---------------------------------------------------------------------
 
@@ -69,8 +53,7 @@ def assert_same_training(reference, net, train_iter, test_iter, num_epochs, lr, 
     measured = history.train_loss, history.train_acc, history.test_acc
     for values, curve in zip(measured, expected, strict=True):
         assert len(values) == num_epochs and values == pytest.approx(curve, abs=1e-4)
-    for own, other in zip(net.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(own, other, rtol=0, atol=1e-5)
+    assert_same_weights(net, twin, atol=1e-5)
 
 
 def sample(name, batch_size):
@@ -121,30 +104,26 @@ def test_a_small_network_trains_as_with_the_reference(reference, batch_size, dro
 )
 def test_arithmetic_of_a_run(precision, dtype, name, monkeypatch):
     """Autocast in training and evaluation, scaled gradients for fp16, weights and layout."""
-    net, seen, scalers, make = small_net(), set(), [], torch.amp.GradScaler
+    net, formats, strides, scalers, make = small_net(), set(), set(), [], torch.amp.GradScaler
     monkeypatch.setattr(
         torch.amp, "GradScaler", lambda *a, **k: scalers.append(make(*a, **k)) or scalers[-1]
     )
-    net[6].register_forward_hook(lambda layer, _, Y: seen.add((layer.training, Y.dtype)))
-    strides = []
-    net[3].register_forward_pre_hook(lambda layer, _: strides.append(layer.weight.stride()))
+    net[6].register_forward_hook(lambda layer, _, Y: formats.add((layer.training, Y.dtype)))
+    net[3].register_forward_pre_hook(lambda layer, _: strides.add(layer.weight.stride()))
     expected = train(small_net(), batches(), num_epochs=2, seed=0, precision="fp32")
     history = train(net, batches(), num_epochs=2, seed=0, precision=precision)
-    assert history.precision == name and seen == {(True, dtype), (False, dtype)}
+    assert history.precision == name and formats == {(True, dtype), (False, dtype)}
     assert scalers[-1].is_enabled() == (precision == "fp16")
     assert history.train_loss == pytest.approx(expected.train_loss, rel=0.05)
-    assert (history.train_loss != expected.train_loss) or "32" in precision
     channels_innermost, usual = (36, 1, 12, 4), (36, 9, 3, 1)
-    assert set(strides) == {usual if precision == "fp32" else channels_innermost}
-    assert net[3].weight.stride() == usual
-    assert all(p.dtype == torch.float32 for p in net.parameters())
+    assert strides == {usual if precision == "fp32" else channels_innermost}
+    assert net[3].weight.stride() == usual and net[3].weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
     ("net", "batch_size", "precision", "expected"),
     [
         (small_net(), 64, "tf32", [64]),
-        (small_net(), 65, "tf32", [33, 32]),
         (small_net(), 130, "tf32", [44, 44, 42]),
         (small_net(), 130, "fp32", [130]),
         # Images that depend on each other stay together.
@@ -153,10 +132,12 @@ def test_arithmetic_of_a_run(precision, dtype, name, monkeypatch):
     ],
 )
 def test_a_cpu_takes_a_large_batch_in_parts(net, batch_size, precision, expected):
-    seen = []
-    net.register_forward_pre_hook(lambda net, args: seen.append((len(args[0]), net.training)))
+    sizes = []
+    net.register_forward_pre_hook(
+        lambda net, args: sizes.append(len(args[0])) if net.training else None
+    )
     train(net, batches(batch_size, batch_size), batches(), precision=precision)
-    assert [size for size, is_training in seen if is_training] == expected
+    assert sizes == expected
 
 
 def test_memory_that_training_kept_is_released_before_each_evaluation(monkeypatch):
@@ -169,20 +150,22 @@ def test_memory_that_training_kept_is_released_before_each_evaluation(monkeypatc
     assert calls == ["release"] + ["release", "evaluate"] * 2  # the first after the look
 
 
-def test_training_starts_from_xavier_weights_and_leaves_the_rest():
+@pytest.mark.parametrize("init_weights", [True, False])
+def test_training_starts_from_xavier_weights_and_leaves_the_rest(init_weights):
     convolutions = nn.Sequential(nn.Conv2d(1, 6, 5), nn.Conv2d(6, 4, 3, groups=2))
-    head = nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
-    net = nn.Sequential(convolutions, nn.Flatten(), *head)
+    head = nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 5), nn.Linear(5, 3)
+    net, frozen = nn.Sequential(convolutions, nn.Flatten(), *head), head[2]
     for parameter in net.parameters():
         nn.init.constant_(parameter, 7.0)
-    train(net, batches(), lr=1e-30, seed=0)  # nothing moves
+    frozen.requires_grad_(False)
+    train(net, batches(), lr=1e-30, seed=0, init_weights=init_weights)  # nothing moves
     torch.manual_seed(0)
     for module in net.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if init_weights and isinstance(module, (nn.Conv2d, nn.Linear)) and module is not frozen:
             expected = nn.init.xavier_uniform_(torch.empty_like(module.weight))
             torch.testing.assert_close(module.weight, expected, rtol=0, atol=1e-7)
-            assert (module.bias == 7).all()
-    assert (net[3].weight == 7).all()
+            nn.init.constant_(module.weight, 7.0)
+    assert all((parameter == 7).all() for parameter in net.parameters())
 
 
 @pytest.mark.parametrize(
@@ -192,15 +175,15 @@ def test_training_starts_from_xavier_weights_and_leaves_the_rest():
         lambda layer: torch.jit.script(nn.Sequential(layer))[0],
     ],
 )
-@pytest.mark.parametrize("layer", [nn.Linear(9, 4), nn.Conv2d(8, 6, 3, groups=2)])
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_weights_that_are_computed_are_initialised_too(make, layer):
+def test_weights_that_are_computed_are_initialised_too(make):
+    layer = nn.Conv2d(8, 6, 3, groups=2)
     made = make(copy.deepcopy(layer))
     torch.manual_seed(0)
     nn.Sequential(made).apply(trainer.init_xavier)
     torch.manual_seed(0)
     expected = nn.init.xavier_uniform_(torch.empty_like(layer.weight))
-    made(torch.zeros(1, 9) if isinstance(layer, nn.Linear) else torch.zeros(1, 8, 9, 9))
+    made(torch.zeros(1, 8, 9, 9))
     torch.testing.assert_close(made.weight, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(made.bias, layer.bias)
 
@@ -215,17 +198,16 @@ def ticking(monkeypatch):
     monkeypatch.setattr(trainer.time, "perf_counter", lambda: clock[0])
 
     class Ticking(list):
+        def __init__(self, data, seconds):
+            super().__init__(data)
+            self.seconds = seconds
+
         def __iter__(self):
             for batch in super().__iter__():
                 clock[0] += self.seconds
                 yield batch
 
-    def make(data, seconds):
-        made = Ticking(data)
-        made.seconds = seconds
-        return made
-
-    return make
+    return Ticking
 
 
 def test_history_printed_lines_and_what_the_clock_feeds(ticking, monkeypatch, capsys):
@@ -255,66 +237,25 @@ def test_history_printed_lines_and_what_the_clock_feeds(ticking, monkeypatch, ca
     assert repr(history) == f"History(3 epochs on cpu, fp32, channels last, {history.results()})"
 
 
-def test_progress_of_a_stream_has_no_end_to_tell(ticking, monkeypatch):
-    told = []
-    monkeypatch.setattr(d2l.Animator, "progress", lambda self, status: told.append(status))
-
-    class Stream:
-        def __iter__(self):
-            return iter(ticking(batches(), 2.0))
-
-    train(small_net(), Stream(), batches())
-    assert list(filter(None, told)) == [
-        f"epoch 1/1, batch {number}/?, 2 examples/sec" for number in (1, 2, 3)
-    ]
-
-
-@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize(("is_terminal", "total"), [(True, "10"), (True, "?"), (False, "10")])
 def test_a_terminal_shows_progress_on_one_line_and_a_file_does_not(
-    is_terminal, ticking, monkeypatch
+    is_terminal, total, ticking, monkeypatch
 ):
-    terminal = io.StringIO()
+    terminal, data = io.StringIO(), ticking(batches(40), 2.0)
     terminal.isatty = lambda: is_terminal
     monkeypatch.setattr("sys.stdout", terminal)
     monkeypatch.setenv("COLUMNS", "50")
-    train(small_net(), ticking(batches(40), 2.0), batches(), num_epochs=2)
+    train(small_net(), iter(data) if total == "?" else data, batches())
     printed = terminal.getvalue()
     assert ("\r" in printed) == is_terminal
-    assert printed.count("batch 3/10, 2 examples/sec") == (2 if is_terminal else 0)
+    assert (f"epoch 1/1, batch 3/{total}, 2 examples/sec" in printed) == is_terminal
     lines = [line.split("\r") for line in printed.split("\n")]
     assert all(len(part) < 50 for line in lines for part in line[:-1]), "it wraps"
     for *told, blank, text in (line for line in lines if len(line) > 1):
         assert not blank.strip() and len(blank) >= len(told[-1]), f"under {text} it shows"
-    ends = [line[-1] for line in lines]
-    assert [end.split(" ")[0] for end in ends[:4]] == ["training", "epoch", "epoch", "loss"]
-    assert ends[5:] == [""]
-
-
-@pytest.mark.parametrize(
-    ("num_batches", "positions"),
-    [
-        (1, [1.0]),
-        (2, [0.5, 1.0]),
-        (4, [0.25, 0.5, 0.75, 1.0]),
-        (5, [0.2, 0.4, 0.6, 0.8, 1.0]),
-        (12, [3 / 12, 5 / 12, 8 / 12, 10 / 12, 1.0]),
-    ],
-)
-def test_five_points_an_epoch_whatever_the_number_of_batches(num_batches, positions):
-    history = train(small_net(), batches(num_batches, 1))
-    assert [point[0] for point in history.curve] == pytest.approx(positions)
 
 
 # --- what a run depends on -----------------------------------------------------------------------
-
-
-def test_a_seed_fixes_weights_order_and_dropout():
-    nets = [small_net(dropout=0.5) for _ in range(3)]
-    for net, seed in zip(nets, (0, 0, 1), strict=True):
-        train(net, iterator(*images(), shuffle=True), num_epochs=2, seed=seed)
-        torch.rand(3)
-    assert_same_weights(*nets[:2])
-    assert not torch.equal(nets[0][6].weight, nets[2][6].weight)
 
 
 def test_a_network_that_calls_view_trains_in_the_references_layout():
@@ -337,8 +278,7 @@ def test_a_readers_autocast_outside_changes_nothing(precision):
     nets = [small_net() for _ in range(2)]
     train(nets[0], batches(), num_epochs=3, seed=0, precision=precision)
     with torch.autocast("cpu", torch.bfloat16):
-        history = train(nets[1], batches(), num_epochs=3, seed=0, precision=precision)
-    assert len(set(history.train_loss)) == 3
+        train(nets[1], batches(), num_epochs=3, seed=0, precision=precision)
     assert_same_weights(*nets)
 
 
@@ -359,9 +299,8 @@ def test_scores_stuck_at_zero_are_reported_at_once(capsys):
     history = train(net, batches(80), num_epochs=3)
     assert "exactly 0 in epoch 1" in history.stopped and "lr=0.05" in history.stopped
     assert steps.count(True) == 4 and history.test_acc == []  # a fifth of an epoch
-    assert capsys.readouterr().out.splitlines()[1:] == [
-        f"stopped early, 0 whole epochs done: {history.stopped}"
-    ]
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == f"stopped early, 0 whole epochs done: {history.stopped}"
 
 
 def test_scores_that_can_still_move_are_not_stuck():
@@ -373,10 +312,9 @@ def test_scores_that_can_still_move_are_not_stuck():
     assert history.stopped is None and history.train_loss[1] < history.train_loss[0]
 
 
-@pytest.mark.parametrize("num_batches", [1, 5])
-def test_a_loss_that_is_not_finite(num_batches):
+def test_a_loss_that_is_not_finite():
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 50), nn.ReLU(), nn.Linear(50, 3))
-    history = train(net, batches(4 * num_batches), num_epochs=60, lr=1e20)
+    history = train(net, batches(), num_epochs=60, lr=1e20)
     assert "the loss became" in history.stopped and "lr=1e+19" in history.stopped
     assert len(history.test_acc) < 60
 
@@ -396,34 +334,24 @@ def test_ctrl_c_keeps_network_plot_and_history(num_done, capsys):
     assert f"stopped early, {num_done} whole epochs done" in capsys.readouterr().out
 
 
-CPU_MESSAGE = (
-    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
-    "tried to allocate 64 bytes. Error code 12 (Cannot allocate memory)"
-)
-
-
+@pytest.mark.parametrize("when", ["training", "evaluation", "backward"])
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64 GiB"),
-        RuntimeError(CPU_MESSAGE),
-        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
-@pytest.mark.parametrize("when", ["training", "evaluation", "backward"])
 def test_out_of_memory_says_what_to_try(error, when):
+    def fail(gradient):
+        raise error
+
     net = small_net()
-    if when == "training":
-        raise_at(1, net[6], error)
-    elif when == "evaluation":
-        raise_at(5, net[6], error, training=False)  # after the look
-    else:
-
-        def fail(gradient):
-            raise error
-
+    if when == "backward":
         net[6].weight.register_hook(fail)
+    else:
+        raise_at(1, net[6], error, training=when == "training")
     with pytest.raises(RuntimeError, match=r"out of memory with .*try batches of 3 ") as caught:
         train(net, batches(12, 6))
     assert str(error) in str(caught.value)
