@@ -1,19 +1,11 @@
 """On a CUDA GPU: the CPU's pixels, the CPU's training, and replayed steps that equal ordinary ones.
 
-Skipped where there is none: CI has no GPU. What a CPU can show is in test_cuda_graph.py.
-The glue of `cuda_graph=` has not been run on a card yet; what captures and replays has.
+CI has no GPU: there a stand-in, which calls what a GPU replays, shows what a CPU can show, and the
+rest is skipped. The glue of `cuda_graph=` has not been run on a card yet; what captures and replays
+has.
 """
 
-import contextlib
-import os
-import random
-import re
-import signal
-import subprocess
-import sys
-import time
-import types
-from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -21,15 +13,16 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import d2lmini as d2l
-from d2lmini import animator, cuda_graph
+from d2lmini import cuda_graph
+from d2lmini import train as trainer
 from d2lmini.data import ImageIterator, resize_like_pil
+from tests.support import assert_same_weights, raise_at, train
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here"),
-    pytest.mark.filterwarnings("error:.*AccumulateGrad"),  # streams that got mixed up
-]
-CUDA = torch.device("cuda:0")
+pytestmark = pytest.mark.filterwarnings("error:.*AccumulateGrad")  # streams that got mixed up
+needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 NUM_CLASSES, BATCH_SIZE, NUM_IMAGES = 5, 32, 9 * 32 + 7  # the last batch is shorter
+NUM_REPLAYS = 25  # of three epochs of 9 full batches, but for two ordinary calls
 
 
 def iterators(num_images=NUM_IMAGES, batch_size=BATCH_SIZE, resize=None):
@@ -51,6 +44,14 @@ class Parallel(nn.Module):
         return torch.cat([path(X).relu() for path in self.paths], dim=1)
 
 
+class Layer(nn.Module):
+    """Does what a function does."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 KINDS = {
     "plain": lambda: [nn.ReLU()],
     "batch norm": lambda: [nn.BatchNorm2d(8), nn.ReLU()],
@@ -65,55 +66,66 @@ def network(kind="plain", *more):
                          nn.Flatten(), nn.Linear(8 * 6 * 6, NUM_CLASSES))  # fmt: skip
 
 
-def run(net, *, num_epochs=3, device=CUDA, data=None, cuda_graph=True, **arguments):
-    return d2l.train_ch6(net, *(data or iterators()), num_epochs, 0.1, device, seed=3,
-                         cuda_graph=cuda_graph, **arguments)  # fmt: skip
+def run(net, device, *, num_epochs=3, data=None, cuda_graph=True, **arguments):
+    return train(net, *(data or iterators()), num_epochs, device=device, seed=3,
+                 cuda_graph=cuda_graph, **arguments)  # fmt: skip
 
 
-def ordinarily(net, **arguments):
-    return run(net, cuda_graph=False, **arguments)
+class StandIn(cuda_graph.GraphedStep):
+    """Captures by keeping the work, and replays it with the indices that it was captured with."""
+
+    def __init__(self):
+        self.num_calls, self.indices, self.graph = 0, None, None
+
+    def __call__(self, work, indices, full_size):
+        if self.num_calls < 2 and len(indices) == full_size:  # the stream is CUDA's
+            self.num_calls += 1
+            work(indices)
+        else:
+            super().__call__(work, indices, full_size)
+
+    def _capture(self, work, indices):
+        self.indices, self.graph, self.work = indices.clone(), self, work
+
+    def replay(self):
+        self.work(self.indices)
+
+    def close(self):
+        self.graph = None
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda:0", marks=needs_a_gpu)])
+def device(request, monkeypatch):
+    """A GPU, which replays, or a CPU, which the stand-in lets replay."""
+    if request.param == "cpu":
+        monkeypatch.setattr(trainer, "graphed_step", lambda data_iter: StandIn())
+    return torch.device(request.param)
 
 
 @pytest.fixture
 def replays(monkeypatch):
-    """The graphs of the runs that have one, and the number of replays."""
-    seen = types.SimpleNamespace(made=[], count=0)
-    init, capture = cuda_graph.GraphedStep.__init__, cuda_graph.GraphedStep._capture
+    """The graph of each replay."""
+    seen = []
+    for kind in (torch.cuda.CUDAGraph, StandIn):
 
-    def init_noted(self, *args):
-        init(self, *args)
-        seen.made.append(self)
+        def replay(graph, original=kind.replay):
+            seen.append(graph)
+            original(graph)
 
-    def capture_counted(self, *args):
-        capture(self, *args)
-        replay = self.graph.replay
-
-        def replay_counted():
-            seen.count += 1
-            replay()
-
-        self.graph = types.SimpleNamespace(replay=replay_counted)
-
-    monkeypatch.setattr(cuda_graph.GraphedStep, "__init__", init_noted)
-    monkeypatch.setattr(cuda_graph.GraphedStep, "_capture", capture_counted)
+        monkeypatch.setattr(kind, "replay", replay)
     return seen
 
 
-def curves(history):
-    return history.train_loss, history.train_acc, history.test_acc
-
-
-def assert_same_weights(net, other, **tolerance):
-    for (name, own), (_, others) in zip(
-        net.state_dict().items(), other.state_dict().items(), strict=True
-    ):
-        torch.testing.assert_close(own.cpu(), others.cpu(), msg=lambda m, n=name: f"{n}: {m}",
-                                   **tolerance)  # fmt: skip
+def assert_same_results(history, expected, tolerance):
+    for name in ("train_loss", "train_acc", "test_acc"):
+        curve = pytest.approx(getattr(expected, name), rel=tolerance, abs=tolerance)
+        assert getattr(history, name) == curve
 
 
 # --- pixels --------------------------------------------------------------------------------------
 
 
+@needs_a_gpu
 @pytest.mark.parametrize("side", [28, 96, 224, 227])
 def test_pixels_are_the_cpus(side):
     generator = torch.Generator().manual_seed(side)
@@ -133,203 +145,187 @@ def test_pixels_are_the_cpus(side):
 TOLERANCES = {"fp32": 1e-3, "tf32": 0.02, "bf16": 0.06, "fp16": 0.5}
 
 
+@needs_a_gpu
 @pytest.mark.parametrize("cuda_graph", [True, False])
 @pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_reaches_the_cpus_result(kind, precision, cuda_graph, replays):
+def test_training_and_evaluation_reach_the_cpus_result(kind, precision, cuda_graph, replays):
     tolerance = TOLERANCES[precision]
     if kind == "dropout":  # it draws other numbers
         tolerance = max(tolerance, 0.15)
-    history = run(network(kind), precision=precision, cuda_graph=cuda_graph)
-    on_cpu = run(network(kind), device="cpu", precision="fp32")
+    net = network(kind).to(CUDA)  # it may be there already
+    history = run(net, None, precision=precision, cuda_graph=cuda_graph)
+    on_cpu = run(network(kind), CPU, precision="fp32")
     assert history.precision == precision and history.device == "cuda:0"
-    assert history.stopped is None
+    assert history.stopped is None and len(replays) == NUM_REPLAYS * cuda_graph
     assert history.train_loss == pytest.approx(on_cpu.train_loss, rel=tolerance, abs=0.01)
     assert history.test_acc[-1] == pytest.approx(on_cpu.test_acc[-1], abs=0.1)
-    assert (replays.count > 0) == cuda_graph
+    _, test_iter = iterators()
+    on_cuda = d2l.evaluate_accuracy_gpu(net, test_iter)
+    assert on_cuda == pytest.approx(d2l.evaluate_accuracy_gpu(net.cpu(), test_iter), abs=0.01)
 
 
-@pytest.mark.parametrize("precision", TOLERANCES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_replayed_steps_equal_ordinary_ones(kind, precision, replays):
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [("cpu", "tf32"), *(pytest.param("cuda:0", p, marks=needs_a_gpu) for p in TOLERANCES)],
+    indirect=["device"],
+)
+def test_replayed_steps_equal_ordinary_ones(kind, precision, device, replays):
     net, other = network(kind), network(kind)
-    history = run(net, precision=precision)
-    assert replays.count == 25  # 3 epochs of 9 full batches, but for two ordinary calls
-    expected = ordinarily(other, precision=precision)
-    random_state = torch.cuda.get_rng_state()
-    run(network(kind), precision=precision)
-    assert torch.equal(torch.cuda.get_rng_state(), random_state)
+    history = run(net, device, precision=precision)
+    random_states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        random_states.append(torch.cuda.get_rng_state())
+    assert len(replays) == NUM_REPLAYS
+    expected = run(other, device, precision=precision, cuda_graph=False)
+    assert len(replays) == NUM_REPLAYS and torch.equal(torch.get_rng_state(), random_states[0])
+    assert device.type == "cpu" or torch.equal(torch.cuda.get_rng_state(), random_states[1])
     # cuDNN's TF32 gradients differ in their last bits from run to run, without graphs too.
-    tolerance = 1e-2 if precision == "tf32" else 1e-3
-    for measured, curve in zip(curves(history), curves(expected), strict=True):
-        assert measured == pytest.approx(curve, rel=tolerance, abs=tolerance)
-    assert_same_weights(net, other, rtol=1e-2, atol=tolerance)
+    tolerance = 0 if device.type == "cpu" else 1e-2 if precision == "tf32" else 1e-3
+    assert_same_results(history, expected, tolerance)
+    assert_same_weights(net, other, rtol=min(1e-2, 10 * tolerance), atol=tolerance)
 
 
-def test_dropout_draws_anew_in_each_replay_and_a_seed_repeats_the_run():
-    class Noise(nn.Module):
-        """Adds up what dropout leaves, in place, batch by batch."""
-
-        def __init__(self):
-            super().__init__()
-            self.dropout = nn.Dropout(0.5)
-            self.register_buffer("masks", torch.zeros(30, 8, dtype=torch.float64))
-            self.register_buffer("count", torch.zeros((), dtype=torch.long))
-
-        def forward(self, X):
-            Y = self.dropout(torch.ones_like(X))
-            if self.training:
-                self.masks.index_copy_(0, self.count.view(1), Y.sum((0, 2, 3)).double().view(1, 8))
-                self.count += 1
-            return X * Y
-
-    masks = []
-    for _ in range(2):
-        net = network("plain", Noise())
-        run(net)
-        noise = next(module for module in net if isinstance(module, Noise))
-        assert noise.count == 30
-        masks.append(noise.masks.cpu())
-    assert len(masks[0].unique(dim=0)) == 30
-    assert torch.equal(*masks)
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_a_run_goes_on_from_its_checkpoint(tmp_path, precision, device, replays):
+    straight, cut = network("dropout"), network("dropout")
+    expected = run(straight, device, num_epochs=4, precision=precision)
+    for num_epochs, place in ((2, device), (4, device.type)):  # "cuda" is cuda:0
+        history = run(cut, place, num_epochs=num_epochs, precision=precision,
+                      checkpoint=tmp_path / "run.pt")  # fmt: skip
+    assert len(replays) == 34 + 2 * 16
+    tolerance = 0 if device.type == "cpu" else 2e-3
+    assert_same_results(history, expected, tolerance)
+    assert_same_weights(cut, straight, rtol=5 * tolerance, atol=tolerance)
 
 
-def test_batch_norms_statistics_move_as_without_graphs():
-    net, other = network("batch norm"), network("batch norm")
-    run(net)
-    ordinarily(other)
-    assert net[1].num_batches_tracked == other[1].num_batches_tracked == 30
-    torch.testing.assert_close(net[1].running_mean, other[1].running_mean, rtol=1e-3, atol=1e-4)
-    assert net[1].running_mean.abs().max() > 0.01
-
-
-def test_a_learning_rate_that_is_too_large_is_noticed():
-    history = d2l.train_ch6(network(), *iterators(), 5, 1e30, CUDA, seed=0)
+def test_training_that_cannot_help_is_noticed(device):
+    history = run(network(), device, num_epochs=5, lr=1e30)
     assert "the loss became" in history.stopped and len(history.test_acc) < 5
+    dead = network().append(nn.ReLU())
+    nn.init.constant_(dead[-2].bias, -1e4)
+    assert "exactly 0 in epoch 1" in run(dead, device).stopped
 
 
-def test_scores_that_are_dead_are_noticed():
-    history = d2l.train_ch6(
-        network().append(nn.Linear(NUM_CLASSES, NUM_CLASSES)).append(nn.ReLU()), *iterators(),
-        5, 30, CUDA, seed=0)  # fmt: skip
-    assert history.stopped is not None and len(history.test_acc) < 5
-
-
-def test_labels_out_of_range_are_refused_before_the_first_step():
+def test_labels_out_of_range_are_refused_before_the_first_step(device):
     data = iterators()
     data[0].labels[-1] = NUM_CLASSES
     with pytest.raises(ValueError, match="labels from 0 to 5, but the network has 5 scores"):
-        run(network(), data=data)
+        run(network(), device, data=data)
 
 
 # --- what is not captured ------------------------------------------------------------------------
 
 
-class LooksAtValues(nn.Module):
-    def forward(self, X):
-        return X if X.mean().item() > -1e9 else -X
+def look_at_values(X):
+    return X if X.mean().item() > -1e9 else -X
 
 
-class FailsWhileCapturing(nn.Module):
-    """Nothing tells beforehand: dropout first, then what capturing does not allow."""
-
-    def forward(self, X):
-        X = nn.functional.dropout(X, 0.2, self.training)
-        if torch.cuda.is_current_stream_capturing():
-            X.sum().item()
-        return X
+def make_a_mistake(X):
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("some mistake")
+    return X
 
 
-class RaisesWhileCapturing(nn.Module):
-    def forward(self, X):
-        X = nn.functional.dropout(X, 0.2, self.training)
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("some mistake")
-        return X
+def settings():
+    cudnn = torch.backends.cudnn
+    return (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32,
+            torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream())  # fmt: skip
 
 
-@pytest.mark.parametrize("layer", [LooksAtValues, FailsWhileCapturing, RaisesWhileCapturing])
+@needs_a_gpu
+@pytest.mark.parametrize("function", [look_at_values, make_a_mistake])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_what_cannot_be_captured_says_to_leave_the_argument_out(layer, precision, replays):
+def test_what_cannot_be_captured_says_to_leave_the_argument_out(function, precision, replays):
+    before = settings()
     with pytest.raises(RuntimeError, match="leave cuda_graph=True out"):
-        run(network("dropout", layer()), precision=precision)
-    assert ordinarily(network("dropout", layer()), precision=precision).stopped is None
+        run(network("dropout", Layer(function)), CUDA, precision=precision)
+    assert settings() == before
+    ordinary = run(network("dropout", Layer(function)), CUDA, precision=precision, cuda_graph=False)
+    assert ordinary.stopped is None and replays == []
     # Random numbers work as before.
     assert torch.rand(4, device=CUDA).unique().numel() == 4
-    assert run(network("dropout"), precision=precision).stopped is None and replays.count
+    assert run(network("dropout"), CUDA, precision=precision).stopped is None
+    assert len(replays) == NUM_REPLAYS and settings() == before
 
 
-def test_without_the_argument_forward_may_do_what_it_likes():
-    class Drops(nn.Module):
-        """Stochastic depth, with a generator of its own and a counter in a dict."""
+def test_a_capture_that_fails_puts_back_the_stream_and_the_random_numbers(monkeypatch):
+    """Played through with stand-ins for torch.cuda's calls: that they are made, not the GPU."""
+    cuda = MagicMock()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    monkeypatch.setattr(torch, "Generator", MagicMock())
+    graph = cuda_graph.GraphedStep(torch.device("cuda:7"))
 
-        def __init__(self):
-            super().__init__()
-            self.rng, self.kept = random.Random(0), {"calls": 0, "dropped": 0}
+    def work(indices):
+        if graph.indices is not None:  # it is being captured
+            raise ValueError("looks at a value")
 
-        def forward(self, X):
-            self.kept["calls"] += self.training
-            drop = self.training and self.rng.random() < 0.5
-            self.kept["dropped"] += drop
-            return X if drop else 2 * X
+    for _ in range(2):
+        graph(work, torch.arange(4), 4)
+    with pytest.raises(RuntimeError, match=r"leave cuda_graph=True out \(looks at a value"):
+        graph(work, torch.arange(4), 4)
+    cuda.set_stream.assert_called_once_with(cuda.current_stream.return_value)
+    cuda.set_rng_state.assert_called_once()
+    cuda.default_generators.__getitem__.return_value.graphsafe_set_state.assert_called_once()
+    assert graph.graph is None
 
-    net = network("plain", Drops())
-    ordinarily(net)
-    assert net[3].kept["calls"] == 30 and 5 < net[3].kept["dropped"] < 25
+
+def test_ctrl_c_keeps_what_was_trained_and_gives_the_graph_back(device, replays, monkeypatch):
+    net, closed = network(), []
+    for kind in (cuda_graph.GraphedStep, StandIn):
+
+        def close(step, original=kind.close):
+            closed.append(step)
+            original(step)
+
+        monkeypatch.setattr(kind, "close", close)
+    raise_at(2, net, KeyboardInterrupt, training=False)
+    history = run(net, device)
+    assert history.stopped == "interrupted" and len(history.train_loss) == 1
+    assert len(replays) == 7 and len(closed) == 1
+    assert next(net.parameters()).device == device and not net.training
 
 
-def test_other_iterators_go_the_ordinary_way(replays):
+def test_other_iterators_and_a_cpu_go_the_ordinary_way(monkeypatch):
+    train_iter, _ = iterators()
+    assert cuda_graph.graphed_step(train_iter) is None  # on a CPU
+    monkeypatch.setattr(cuda_graph, "GraphedStep", lambda device: device)
+    train_iter.device = torch.device("cuda:1")
+    assert cuda_graph.graphed_step(train_iter) == train_iter.device
+    assert cuda_graph.graphed_step(train_iter.map(torch.neg)) is None
+    assert cuda_graph.graphed_step([]) is None
+
+
+@needs_a_gpu
+def test_other_iterators_train_on_a_gpu(replays):
     train_iter, test_iter = iterators()
-    run(network(), num_epochs=1, data=(train_iter.map(lambda X: X.flip(-1)), test_iter))
+    run(network(), CUDA, num_epochs=1, data=(train_iter.map(lambda X: X.flip(-1)), test_iter))
     images, labels = train_iter.images.unsqueeze(1) / 255, train_iter.labels
     loader = DataLoader(TensorDataset(images, labels), BATCH_SIZE, shuffle=True, num_workers=1)
-    history = run(network(), num_epochs=2, data=(loader, loader))
-    assert not replays.made and history.train_loss[1] < history.train_loss[0]
+    history = run(network(), CUDA, num_epochs=2, data=(loader, loader))
+    assert replays == [] and history.train_loss[1] < history.train_loss[0]
 
 
-def test_a_network_that_is_on_the_device_already(replays):
-    on_cpu, on_cuda = network(), network().to(CUDA)
-    histories = [run(net, device=device) for net, device in ((on_cpu, "cuda"), (on_cuda, None))]
-    for measured, expected in zip(*map(curves, histories), strict=True):
-        assert measured == pytest.approx(expected, rel=1e-3, abs=1e-3)
-    assert len(replays.made) == 2 and replays.count == 2 * 25
+# --- memory --------------------------------------------------------------------------------------
 
 
-# --- evaluation, settings, memory ----------------------------------------------------------------
-
-
-def test_evaluation_is_the_cpus():
-    net, (_, test_iter) = network("batch norm"), iterators()
-    run(net)
-    on_cuda = d2l.evaluate_accuracy_gpu(net, test_iter)
-    assert on_cuda == pytest.approx(d2l.evaluate_accuracy_gpu(net.cpu(), test_iter), abs=0.01)
-
-
-def test_settings_are_put_back():
-    cudnn = torch.backends.cudnn
-    before = (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32,
-              torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream())  # fmt: skip
-    for layer in (nn.Identity, FailsWhileCapturing):
-        with contextlib.suppress(RuntimeError):
-            run(network("plain", layer()))
-        after = (torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.allow_tf32,
-                 torch.cuda.get_sync_debug_mode(), torch.cuda.current_stream())  # fmt: skip
-        assert after == before
-
-
+@needs_a_gpu
 def test_the_graphs_memory_is_given_back():
-    def held_by(runner):
+    def held_by(**arguments):
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved()
-        runner(network("parallel", nn.AdaptiveMaxPool2d(6)), data=iterators(2500, 512, resize=96))
+        run(network("parallel", nn.AdaptiveMaxPool2d(6)), CUDA,
+            data=iterators(2500, 512, resize=96), **arguments)  # fmt: skip
         torch.cuda.empty_cache()
         return torch.cuda.memory_reserved() - before
 
-    held_by(run)  # libraries load
-    assert held_by(run) <= held_by(ordinarily) + 2**21
+    held_by()  # libraries load
+    assert held_by() <= held_by(cuda_graph=False) + 2**21
 
 
+@needs_a_gpu
 def test_memory_that_runs_out_is_explained():
     net = network("plain", nn.AdaptiveMaxPool2d(6))
     data = iterators(20_000, 8192, resize=224)
@@ -338,66 +334,7 @@ def test_memory_that_runs_out_is_explained():
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / total)
     try:
         with pytest.raises(RuntimeError, match=r"out of memory .*try batches of 4096"):
-            run(net, data=data)
-        assert run(network()).stopped is None
+            run(net, CUDA, data=data)
+        assert run(network(), CUDA).stopped is None
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-# --- a run that is cut off -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("precision", ["tf32", "fp16"])
-def test_a_run_goes_on_from_its_checkpoint(tmp_path, precision):
-    straight, cut = network("dropout"), network("dropout")
-    expected = run(straight, num_epochs=4, precision=precision)
-    for num_epochs in (2, 4):
-        history = run(cut, num_epochs=num_epochs, precision=precision,
-                      checkpoint=tmp_path / "run.pt")  # fmt: skip
-    for measured, curve in zip(curves(history), curves(expected), strict=True):
-        assert measured == pytest.approx(curve, rel=2e-3, abs=2e-3)
-    assert_same_weights(cut, straight, rtol=1e-2, atol=1e-3)
-
-
-PROGRAM = """
-import sys
-sys.path.insert(0, {root!r})
-from tests import test_cuda
-test_cuda.run(test_cuda.network("dropout"), num_epochs=200, checkpoint={path!r})
-"""
-
-
-def test_a_killed_run_goes_on(tmp_path):
-    path = tmp_path / "run.pt"
-    program = PROGRAM.format(root=str(Path(__file__).parents[1]), path=str(path))
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    done = len(torch.load(path)["state"]["history"]["test_acc"])
-    straight, cut = network("dropout"), network("dropout")
-    expected = run(straight, num_epochs=done + 2)
-    history = run(cut, num_epochs=done + 2, checkpoint=path)
-    assert history.test_acc == pytest.approx(expected.test_acc, abs=0.02)
-    assert_same_weights(cut, straight, rtol=2e-2, atol=2e-3)
-
-
-def test_ctrl_c_between_replays_keeps_the_run(monkeypatch):
-    due = animator.Progress.is_due
-
-    def interrupted(self, done, *args):
-        if len(self.history.test_acc) == 1 and done == 5:
-            raise KeyboardInterrupt
-        return due(self, done, *args)
-
-    monkeypatch.setattr(animator.Progress, "is_due", interrupted)
-    net = network()
-    history = run(net)
-    assert history.stopped == "interrupted" and len(history.test_acc) == 1
-    assert re.match("cuda", str(next(net.parameters()).device)) and not net.training
-    assert 0 <= d2l.evaluate_accuracy_gpu(net, iterators()[1]) <= 1
