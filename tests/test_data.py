@@ -73,7 +73,8 @@ def test_pixels_and_labels_are_those_of_torchvision_over_pil(tmp_path, side):
         images, labels = zip(*expected, strict=True)
         ((X, y),) = ImageIterator(iterator.images, iterator.labels, 10, side)
         assert torch.equal(X, torch.stack(images)) and torch.equal(y, torch.tensor(labels))
-        assert X.dtype == torch.float32 and (iterator.batch_size, iterator.resize) == (10, side)
+        assert (X.dtype, y.dtype) == (torch.float32, torch.int64)
+        assert (iterator.batch_size, iterator.resize) == (10, side)
 
 
 @pytest.mark.parametrize("side", [1, 20, 27, 28, 29, 64, 96, 100, 224, 227])
@@ -236,11 +237,6 @@ def test_files_are_found_in_their_places_in_order(tmp_path, monkeypatch):
 # --- damaged files --------------------------------------------------------------------------------
 
 
-def flip_a_packed_bit(content):
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
 def alter_a_pixel(content):
     unpacked = bytearray(gzip.decompress(content))
     unpacked[-1] ^= 1
@@ -257,7 +253,7 @@ def another_file(content):
     [
         lambda content: content[: len(content) // 2],
         lambda content: b"<html>please log in to this network</html>",
-        flip_a_packed_bit,
+        lambda content: content[:10] + b"\xff\xff" + content[12:],
         alter_a_pixel,
         another_file,
     ],

@@ -155,13 +155,7 @@ def test_only_weights_that_are_to_be_trained_are_initialised(init_weights):
     assert initialised == (["0.weight", "2.weight"] if init_weights else [])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        nn.utils.parametrizations.weight_norm,
-        lambda layer: torch.jit.script(nn.Sequential(layer))[0],
-    ],
-)
+@pytest.mark.parametrize("make", [nn.utils.parametrizations.weight_norm, torch.jit.script])
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_weights_that_are_computed_are_initialised_too(make):
     layer = nn.Conv2d(8, 6, 3, groups=2)
