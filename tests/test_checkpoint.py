@@ -64,13 +64,13 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     assert_same_weights(resumed, unbroken)
 
 
-@pytest.mark.parametrize("has_generator", [False, True])
-def test_a_run_goes_on_as_if_it_had_not_been_cut_off(tmp_path, has_generator):
-    """Weights, dropout and order, also one of the loader's own generator."""
+@pytest.mark.parametrize(("has_generator", "precision"), [(False, "fp16"), (True, "tf32")])
+def test_a_run_goes_on_as_if_it_had_not_been_cut_off(tmp_path, has_generator, precision):
+    """Weights, dropout, order, also one of the loader's own generator, and the scale of fp16."""
     nets = [small_net(dropout=0.5) for _ in range(3)]
     for path, net, num_epochs in (("a", nets[0], 2), ("b", nets[1], 1), ("b", nets[2], 2)):
         generator = torch.Generator().manual_seed(9) if has_generator else None
-        run(tmp_path / path, net, num_epochs=num_epochs, generator=generator)
+        run(tmp_path / path, net, num_epochs=num_epochs, generator=generator, precision=precision)
     assert_same_weights(nets[0], nets[2])
 
 

@@ -218,6 +218,13 @@ def test_history_printed_lines_and_what_the_clock_feeds(ticking, monkeypatch, ca
     assert repr(history) == f"History(3 epochs on cpu, fp32, channels last, {history.results()})"
 
 
+def test_a_short_training_is_drawn_at_its_end(ticking, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(d2l.Animator, "redraw", lambda curves: drawn.append(len(curves.X)))
+    train(small_net(), ticking(batches(), 0.0))
+    assert drawn == [0, 3]
+
+
 @pytest.mark.parametrize(("is_terminal", "total"), [(True, "10"), (True, "?"), (False, "10")])
 def test_a_terminal_shows_progress_on_one_line_and_a_file_does_not(
     is_terminal, total, ticking, monkeypatch
