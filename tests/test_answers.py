@@ -22,12 +22,8 @@ CELLS = [
 measured = pytest.mark.parametrize("answer", MEASURED, ids=str)
 
 
-def content_of(answer):
-    return files.read_json(answers.record_path(answer.name))
-
-
-def recorded(chapter):
-    return files.read_json(notebooks.ROOT / "recordings" / f"{chapter}.json")
+def recorded(name):
+    return files.read_json(notebooks.ROOT / "recordings" / f"{name}.json")
 
 
 def without_numbers(text):
@@ -55,13 +51,14 @@ def test_chapters_have_answers_with_code_and_records_have_answers():
 
 @measured
 def test_a_measured_answer_is_its_record(answer):
-    record, histories = content_of(answer)["record"], content_of(answer)["histories"]
+    content = recorded(f"answers/{answer.name}")
+    record = content["record"]
     again = f"{answer} was other code: run python -m tools.answers {answer.name}"
     assert record["code"] == answers.code_of(answer), again
     assert answer.text == record["text"].rstrip() + "\n"
     assert answer.told == answers.told(record)
     assert len(set(record["seeds"])) == len(record["seeds"]) >= answers.SEEDS
-    assert all(run["num_samples"] == 60000 for run in histories if not run["stopped"])
+    assert all(run["num_samples"] == 60000 for run in content["histories"] if not run["stopped"])
 
 
 @measured
@@ -77,6 +74,5 @@ def test_the_words_around_a_measured_answer_quote_what_was_measured(answer):
 
 def test_small_alexnet_beats_alexnet_with_every_seed():
     """As the answer says, of the second of its three networks, after ten epochs."""
-    (answer,) = (answer for answer in MEASURED if answer.name == "small-nets")
-    accuracies = [run["test_acc"][9] for run in content_of(answer)["histories"][3:6]]
-    assert min(accuracies) > recorded("alexnet")["record"]["test_acc"]
+    runs = recorded("answers/small-nets")["histories"][3:6]
+    assert min(run["test_acc"][9] for run in runs) > recorded("alexnet")["record"]["test_acc"]
