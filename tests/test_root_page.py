@@ -84,7 +84,7 @@ def test_a_chart_is_drawn_anew_where_its_numbers_changed(written, tmp_path):
 def test_a_stale_file_is_noticed_and_written_anew(written, tmp_path, page):
     fresh, path = written(0.9), tmp_path / page
     path.write_text(path.read_text("utf-8").replace("| 0.900", "| 0.901"), "utf-8")
-    with pytest.raises(SystemExit, match=rf"{page}: stale, run python -m tools\.root_page"):
+    with pytest.raises(SystemExit, match=rf"{path.name}: stale, run python -m tools\.root_page"):
         written(options=["--check"])
     assert written() == fresh
     path.write_text("a page")
