@@ -1,8 +1,6 @@
 """The measurements that need no reference package: what they write, and that they go on."""
 
 import pytest
-import torch
-from torch import nn
 
 from benchmarks import nin_starts
 from tools import files, notebooks
@@ -30,14 +28,6 @@ def test_the_start_is_the_stretch_whose_own_loss_fell():
     assert nin_starts.start(curve) == 1.75
     assert nin_starts.start(curve[:4]) is None
     assert nin_starts.start([(1, 2.1, 0.3)]) == 1
-
-
-def test_a_network_that_died_unnoticed_is_found():
-    images = [(torch.rand(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))]
-    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    assert nin_starts.dead(net, images, "cpu") is None
-    nn.init.zeros_(net[1].weight)  # what is left of the scores is the bias
-    assert "4 test images" in nin_starts.dead(net, images, "cpu")
 
 
 def test_the_precisions_compared_are_those_recorded():

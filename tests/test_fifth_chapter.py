@@ -100,8 +100,9 @@ def test_tests_are_collected_for_it_and_only_the_training_is_missing(book):
     found = run(book, "-m", "pytest", "--nbval", *options, "-k", NAME, chapter, *files).stdout
     outcomes = re.findall(r"(?m)^([A-Z]+) (\S+::.*?)(?: - .*)?$", found)
     passed = [test for outcome, test in outcomes if outcome == "PASSED"]
-    num_cells = len(notebooks.code_cells(notebooks.read(NAME, book)))
-    assert "".join(passed).count(f"{chapter}::") == num_cells - 1  # all but the install cell
+    install, *others = notebooks.code_cells(notebooks.read(NAME, book))
+    assert f"git+{URL}" in install.source and "remove-cell" in notebooks.tags(install)
+    assert "".join(passed).count(f"{chapter}::") == len(others)
     assert f"tests/test_answers.py::test_answer[{NAME}-exercises]" in passed
     recorded = f"tests/test_notebooks.py::test_the_training_cell_holds_the_recorded_run[{NAME}]"
     assert [test for outcome, test in outcomes if outcome in ("FAILED", "ERROR")] == [recorded]

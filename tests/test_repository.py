@@ -71,21 +71,6 @@ def test_set_and_unset(copy):
     assert contents(copy) == before
 
 
-@pytest.mark.parametrize("url", ["", URL])
-def test_a_new_chapter_gets_the_address_that_the_book_has(copy, url):
-    """What `python -m tools.set_repository` does, without an address."""
-    tool.set_repository(url, copy)
-    assert tool.configured_address(copy) == url
-    new = copy / NOTEBOOKS[-1]
-    content = json.loads(new.read_text("utf-8"))
-    content["cells"] = [cell for cell in content["cells"] if cell["id"] != "install"]
-    new.write_text(json.dumps(content), encoding="utf-8")
-    assert tool.set_repository(tool.configured_address(copy), copy) == [new]
-    install = notebooks.code_cells(notebooks.read(new.stem, copy))[0]
-    assert (install.id, install.source) == ("install", tool.install_cell(url))
-    assert install.metadata.tags == ["remove-cell", "nbval-skip"]
-
-
 @pytest.mark.parametrize(
     "address",
     ["", "http://github.com/a/b", "https://github.com/a", "https://github.com/a/b/c",
