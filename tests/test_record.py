@@ -261,11 +261,6 @@ def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
     assert {file.name[:5] for file in tmp_path.rglob("*.part")} <= {"0.pt."}
 
 
-def test_a_kernel_with_another_helper_is_refused(chapter, monkeypatch):
-    monkeypatch.setattr(runs.Kernel, "call", lambda *_: {"helper": "/elsewhere"})
-    refused(chapter(), "--skip-training", match="imports the d2lmini of /elsewhere")
-
-
 @pytest.mark.parametrize(
     ("options", "changed", "said", "kept"),
     [
