@@ -1,20 +1,15 @@
 """The pages beside the chapters: what goes wrong, references and credit, and both READMEs."""
 
 import re
-import warnings
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from matplotlib import font_manager
-from matplotlib import pyplot as plt
 from torch import nn
 from torchvision.datasets import FashionMNIST
 
 import d2lmini as d2l
 from d2lmini import checks, data, device
-from d2lmini.figures import inline_svg
 from tools import files, notebooks, set_repository
 
 ROOT = notebooks.ROOT
@@ -37,26 +32,12 @@ QUOTED = [
 ]
 
 
-def python_block(start):
-    """The code of the page that starts so, without the indentation of a list."""
-    (found,) = (re.sub(r"(?m)^  (?=\S)", "", block) for kind, block in BLOCK.findall(TROUBLE)
-                if kind == "python" and block.lstrip().startswith(start))  # fmt: skip
-    return found
-
-
 def quoted(message):
     """Whether a line that the page shows is in a message; an ellipsis stands for anything."""
     return any(all(part.strip() in message for part in line.split("…")) for line in QUOTED)
 
 
 # What goes wrong ---------------------------------------------------------------------------------
-
-
-def test_pages_lead_there():
-    for name in ("README.md", "README.zh.md"):
-        assert "](chapters/trouble.md)" in read(name)
-    for name in ("index.md", *(f"{name}.ipynb" for name in notebooks.names()), "d2lmini.md"):
-        assert "](trouble.md" in read(f"chapters/{name}"), name
 
 
 def test_minutes_on_a_cpu_are_those_of_the_records():
@@ -83,13 +64,10 @@ def missing_data(monkeypatch, folder):
     data.find_files(folder)
 
 
-def damaged_data(ending):
-    def load(_, folder):
-        for name in data.CHECKSUMS:  # what a browser may save instead of the file
-            (folder / name.removesuffix(".gz")).with_suffix(ending).write_bytes(b"<html>")
-        d2l.load_data_fashion_mnist(4, root=folder)
-
-    return load
+def damaged_data(monkeypatch, folder):
+    for name in data.CHECKSUMS:  # what a browser may save instead of the file
+        (folder / name).write_bytes(b"<html>")
+    d2l.load_data_fashion_mnist(4, root=folder)
 
 
 def out_of_memory(*_):
@@ -122,8 +100,8 @@ def other_checkpoint(monkeypatch, folder):
 
 @pytest.mark.parametrize(
     "fault",
-    [missing_data, damaged_data(".gz"), damaged_data(""), out_of_memory, torch_without_cuda,
-     nothing_installed, other_checkpoint],
+    [missing_data, damaged_data, out_of_memory, torch_without_cuda, nothing_installed,
+     other_checkpoint],
 )  # fmt: skip
 def test_what_is_raised_is_quoted(fault, monkeypatch, tmp_path):
     with pytest.raises((RuntimeError, FileNotFoundError, ValueError)) as error:
@@ -139,66 +117,22 @@ def test_what_the_trainer_prints_is_quoted(tmp_path, capsys, monkeypatch):
         train(0.1, num_epochs)
     out = capsys.readouterr().out
     assert any(quoted(line) for line in out.splitlines() if "nothing is trained" in line)
-    told = re.search(r"going on from the checkpoint, 3 epochs done", out)[0]
-    assert f"`{told}`" in TROUBLE
+    assert f"`{re.search('going on .* done', out)[0]}`" in TROUBLE
 
 
 def test_files_and_folder_are_those_that_are_looked_for(monkeypatch, tmp_path):
-    section = TROUBLE.split("### 数据集下载不下来")[1].split("###")[0]
+    section, home = TROUBLE.split("### 数据集下载不下来")[1].split("###")[0], tmp_path / "张 三"
     names = re.findall(r"^ +(\S+\.gz)$", section, re.MULTILINE)
     assert names == list(data.CHECKSUMS)
     assert any(f"]({mirror}{names[0]})" in section for mirror in FashionMNIST.mirrors)
-    for variable in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(variable, str(tmp_path))
-    for variable in ("D2LMINI_DATA", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(variable, raising=False)
-    folder = tmp_path / re.search(r"`~/(\S+?)`", section)[1]
+    for variable, value in (("HOME", home), ("USERPROFILE", home), ("D2LMINI_DATA", "")):
+        monkeypatch.setenv(variable, str(value))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    folder = home / re.search(r"`~/(\S+?)`", section)[1]
     folder.mkdir(parents=True)
     for name in names:
         (folder / name).write_bytes(b"")
     assert data.find_files() == {name: folder / name for name in names}
-    monkeypatch.setenv("D2LMINI_DATA", "")  # the page's way of naming another
-    folder = folder.rename(tmp_path / "数据 集")
-    exec(python_block("import os").replace(r"D:\我的数据", str(folder)), {})
-    assert data.find_files() == {name: folder / name for name in names}
-
-
-def warned(title):
-    """What matplotlib warns of in a figure of a reader's own."""
-    fig, ax = plt.subplots()
-    ax.set_title(title)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fig.canvas.draw()
-    plt.close(fig)
-    return [str(warning.message) for warning in caught]
-
-
-def test_chinese_in_a_readers_own_plot(monkeypatch):
-    """As the page says: matplotlib's default font lacks it; `show` needs no font."""
-    with plt.rc_context({"font.family": ["DejaVu Sans"]}):
-        assert any(map(quoted, warned("图")))
-    shown = []
-    monkeypatch.setattr(inline_svg, "display", shown.append)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exec(python_block("import matplotlib"), {})
-    assert ">轮数<" in shown[0].html and "训练损失</figcaption>" in shown[0].html
-
-
-def test_fonts_named_are_fonts_that_the_helper_looks_for():
-    section = TROUBLE.split("### 图里的中文变成方框")[1]
-    fonts = set(re.findall(r"'([A-Z][A-Za-z ]+ [A-Za-z]+)'", section)) - {"DejaVu Sans"}
-    assert len(fonts) == 3 and fonts <= set(inline_svg.CHINESE_FONTS)
-    add = python_block("from matplotlib import font_manager")
-    if not Path(re.search(r"'(/.*)'", add)[1]).is_file():
-        pytest.skip("no fonts-noto-cjk here")
-    exec(add, {})
-    assert "Noto Sans CJK JP" in font_manager.get_font_names()
-    code = python_block("plt.rcParams").replace("Microsoft YaHei", "Noto Sans CJK JP")
-    with plt.rc_context():
-        exec(code, {"plt": plt})
-        assert warned("图 −1") == []
 
 
 def test_commands_are_those_of_the_readme_in_every_shell():
@@ -222,29 +156,11 @@ def test_python_versions_are_those_that_are_tested():
     assert f"Python {oldest} to {versions[-1]}" in ENGLISH
 
 
-# References and credit ---------------------------------------------------------------------------
-
-
-def test_every_paper_of_the_chapters_is_among_the_references():
-    def addresses(text):
-        return set(re.findall(r"https://(?:arxiv\.org|papers\.nips\.cc)/[^\s)]+", text))
-
-    for name in notebooks.names():
-        text = notebooks.prose(notebooks.path(name))
-        assert addresses(text) <= addresses(REFERENCES), name
-        assert "](references.md)" in text, name
-
-
-def test_the_book_that_is_followed_is_named_where_one_looks():
-    authors = ["Aston Zhang", "Zachary C. Lipton", "Mu Li", "Alexander J. Smola"]
-    for text in (ENGLISH, CHINESE, INDEX):
-        words = " ".join(text.split())
-        assert all(name in words for name in ("Dive into Deep Learning", *authors))
+# References, READMEs -----------------------------------------------------------------------------
 
 
 def test_citation_is_that_of_this_version():
     citation, config = (yaml.safe_load(read(name)) for name in ("CITATION.cff", "_config.yml"))
-    assert {"cff-version", "message"} <= citation.keys()  # what the format asks for
     version = re.search(r'^version = "(.*)"', PROJECT, re.MULTILINE)[1]
     book = citation["preferred-citation"]
     assert citation["version"] == book["edition"] == version
@@ -252,9 +168,6 @@ def test_citation_is_that_of_this_version():
         assert (work["title"], work["authors"]) == (config["title"], [{"name": config["author"]}])
     told = f"> {config['author']}. {config['title']}[EB/OL]. 版本{version}. {book['year']}."
     assert told in REFERENCES
-
-
-# READMEs and lists -------------------------------------------------------------------------------
 
 
 def test_readmes_are_as_complete():
@@ -266,7 +179,6 @@ def test_readmes_are_as_complete():
     )
     assert english == chinese, english ^ chinese
     assert english >= {f"chapters/{name}.ipynb" for name in notebooks.names()}
-    assert english >= {"LICENSE", "chapters/LICENSE"}
     assert ENGLISH.count("\n## ") == CHINESE.count("\n## ")
 
 
@@ -274,12 +186,3 @@ def test_pages_link_to_nothing_that_is_missing():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("chapters/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
             assert target.startswith("http") or (page.parent / target).exists(), (page, target)
-
-
-def test_lists_of_packages_include_each_other():
-    """Who runs the book can build it; who maintains it can do both."""
-    assert "-r tools/site/requirements.txt" in read("requirements.txt").splitlines()
-    assert "-r requirements.txt" in read("requirements-dev.txt").splitlines()
-    for path in (".ci/run", "README.md", ".github/workflows/test.yml"):
-        for name in re.findall(r"pip install[^\n]*? -r (\S+)", read(path)):
-            assert (ROOT / name).is_file(), (path, name)

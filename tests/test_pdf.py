@@ -20,17 +20,6 @@ def plain(text):
     return re.sub(r"\s", "", unicodedata.normalize("NFC", text))
 
 
-def read(page):
-    """The text of a page, and its lines from the bottom up: (height, words)."""
-    lines = []
-
-    def note(text, cm, tm, *_):
-        if text.strip():
-            lines.append((tm[4] * cm[1] + tm[5] * cm[3] + cm[5], text.strip()))
-
-    return plain(page.extract_text(visitor_text=note)), sorted(lines)
-
-
 def bookmarks(reader, outline, level=1):
     """(level, title, page from 0 on) of each bookmark."""
     for item in outline:
@@ -42,7 +31,7 @@ def bookmarks(reader, outline, level=1):
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
-    """The PDF, the text and lines of its pages, its bookmarks, and the site that it stands in."""
+    """The PDF, the text of its pages, its bookmarks, and the site that it stands in."""
     if not (SITE / "chapters/index.html").exists() or not pdf.browser():
         give_up("needs the built site and Chromium: apt-get install chromium fonts-noto-cjk")
     site = tmp_path_factory.mktemp("site") / "html"
@@ -51,9 +40,9 @@ def book(tmp_path_factory):
         patch.setattr(pdf, "SITE", site)
         pdf.main()
     reader = pypdf.PdfReader(site / "book.pdf")
-    texts, lines = zip(*map(read, reader.pages), strict=True)
+    texts = [plain(page.extract_text()) for page in reader.pages]
     marks = list(bookmarks(reader, reader.outline))
-    return types.SimpleNamespace(reader=reader, texts=texts, lines=lines, marks=marks, site=site)
+    return types.SimpleNamespace(reader=reader, texts=texts, marks=marks, site=site)
 
 
 def test_bookmarks_and_contents_lead_to_every_heading(book):
@@ -94,17 +83,6 @@ def test_links_stay_in_the_book_or_go_to_the_web(book):
             assert str(link["/Dest"]) in reader.named_destinations
         else:
             assert link["/A"]["/URI"].startswith("http"), link["/A"]
-
-
-def test_pages_are_numbered_and_none_is_mostly_white(book):
-    """But for the last pages of chapters, the lowest line stands in the lower two thirds."""
-    last = {number - 1 for level, _, number in book.marks if level == 1} | {len(book.lines) - 1}
-    for number, lines in enumerate(book.lines):
-        feet = [line for line in lines if line[1] == str(number + 1) and line[0] < 50]
-        lowest, _ = min(line for line in lines if line not in feet)
-        height = float(book.reader.pages[number].mediabox.height)
-        assert number == 0 or feet, number + 1
-        assert number in {0, *last} or lowest < height * 2 / 3, number + 1
 
 
 def test_root_page_links_to_it(book):

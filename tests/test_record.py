@@ -1,8 +1,9 @@
 """The tools that write what was measured, record.py and answers.py, on a small book of their own.
 
-The slow tests start kernels and train; the others have a stand-in for the kernel.
+They train in earnest. All but the slow tests run the cells in this process, not in a kernel.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ import time
 import nbformat
 import pytest
 import torch
+from IPython.utils.capture import capture_output
 
 import d2lmini
 from tests.test_notebooks_tool import CELLS, TRAIN, write_book
-from tools import answers, code_hash, files, kernel_hook, notebooks, record, runs, weights
+from tools import answers, code_hash, files, kernel_hook, notebooks, record, runs
 
-NET = CELLS["net"][0]
+NET, DATA = CELLS["net"][0], CELLS["data"][0]
 CODE = """seeds = range(3)
 train_iter, test_iter = d2l.load_data_fashion_mnist(8)
 for seed in seeds:
@@ -29,14 +31,6 @@ EXERCISE = f"""**1.** 测一测。
 <details>
 <summary>参考答案</summary>
 
-```python
-print(1)
-```
-
-```text
-1
-```
-
 <!-- measured: first -->
 
 ```python
@@ -45,6 +39,8 @@ print(1)
 如上。
 
 </details>"""
+WARN = "import sys\nprint('a warning', file=sys.stderr)"
+TELL = "from tools import notebooks\nprint(notebooks.ROOT)"
 
 
 def git(root, *words):
@@ -77,9 +73,51 @@ def chapter(tmp_path, monkeypatch):
     return write
 
 
+class InProcess:
+    """Stands for a kernel."""
+
+    def __init__(self, notebook):
+        self.namespace, self.machine = {}, kernel_hook.machine()
+        InProcess.ran = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def call(self, function, *args):
+        return json.loads(json.dumps(getattr(kernel_hook, function)(*args)))
+
+    def run(self, cell):
+        self.ran.append(cell.id)
+        with capture_output(display=False) as captured:
+            exec(cell.source, self.namespace)
+        cell.outputs = [
+            nbformat.v4.new_output("stream", name=name, text=text)
+            for name in ("stdout", "stderr") if (text := getattr(captured, name))
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    monkeypatch.setattr(runs, "Kernel", InProcess)
+    monkeypatch.setattr(d2lmini, "train_ch6", d2lmini.train_ch6)  # which the hook replaces
+
+
+@pytest.fixture(params=["in process", pytest.param("kernel", marks=pytest.mark.slow)])
+def kernels(request):
+    if request.param == "in process":
+        request.getfixturevalue("in_process")
+
+
 def outputs(cell_id):
     (found,) = (c for c in notebooks.read("small").cells if c.id == cell_id)
     return found.outputs
+
+
+def printed(cell_id):
+    return "".join(output.get("text", "") for output in outputs(cell_id))
 
 
 def counts():
@@ -91,63 +129,90 @@ def stored():
 
 
 def refused(path, *options, match):
+    """It is refused, and neither notebook nor recordings are touched."""
+    before = notebooks.path("small").read_bytes(), stored()
     with pytest.raises(SystemExit, match=match):
         record.main([path, *options])
+    assert (notebooks.path("small").read_bytes(), stored()) == before
 
 
-# --- record.py, with kernels ----------------------------------------------------------------------
+# --- record.py ------------------------------------------------------------------------------------
 
 
-def test_cells_in_another_order_are_other_code():
-    recorded = {"training": "one order", "cells": {"net": "a", "data": "b"}, "trained": {}}
-    assert record.differing(recorded, recorded) == ([], [])
-    now = {**recorded, "training": "another"}
-    assert record.differing(recorded, now) == (["net", "data"], [])
-
-
-@pytest.mark.slow
-def test_full_recording_stores_what_ran(chapter, tmp_path):
-    path, folder = chapter(), str(tmp_path / "runs")
+def test_a_record_is_of_what_ran_and_stays_while_its_code_does(chapter, kernels, tmp_path):
+    path, folder = chapter(after="print(history.seed)"), str(tmp_path / "runs")
     record.main([path, "--skip-training"])
+    assert counts() == [1, 2, 3, 4, None, None]
     git(tmp_path, "commit", "-qam", "recorded")
     record.main([path, "--seeds", "2", "--folder", folder])
     notebook, content = notebooks.read("small"), stored()
-    assert content["record"] == notebook.metadata["d2lmini"]
-    assert content["record"]["code"] == code_hash.training_code(notebook, "small")
-    assert all(seconds > 0 for seconds in content["histories"][0]["cpu_seconds"])
-    assert [history["seed"] for history in content["histories"]] == [0, 1]
-    assert content["histories"][0]["train_loss"] != content["histories"][1]["train_loss"]
-    assert counts() == list(range(1, 7))
-    first, figure, last = outputs("train")
-    assert first.text.startswith(f"training on {content['record']['device']}\n")
-    assert "<figure" in figure.data["text/html"]
-    assert f"test acc {content['record']['test_acc']:.3f}\n" in last.text
-    assert outputs("after")[0].text == "2\n"
-    rounded = list(weights.unpack(record.paths("small")[1].read_bytes()))
-    assert [name for name, *_ in rounded] == ["2.weight", "2.bias"]
-    assert abs(content["record"]["rounded"]["test_acc"] - content["record"]["test_acc"]) <= 0.11
+    found, histories = content["record"], content["histories"]
+    assert found == notebook.metadata["d2lmini"] and counts() == [1, 2, 3, 4, 5, 6]
+    assert found["code"] == code_hash.training_code(notebook, "small")
+    assert found["test_acc"] == histories[0]["test_acc"][-1]
+    assert all(seconds > 0 for seconds in histories[0]["cpu_seconds"])
+    assert [history["seed"] for history in histories] == [0, 1]
+    assert histories[0]["train_loss"] != histories[1]["train_loss"]
+    assert printed("train").startswith(f"training on {found['device']}\n")
+    assert f"test acc {found['test_acc']:.3f}\n" in printed("train")
+    assert printed("after") == "0\n"  # the chapter shows the first seed
+    assert record.paths("small")[1].stat().st_size < 10_000  # 7850 weights of a byte
+    assert abs(found["rounded"]["test_acc"] - found["test_acc"]) <= 0.11
 
     # A comment, a renamed loop variable in an untagged cell and a broken line are no other code.
     chapter(
         net=NET.replace("nn.Flatten(),", "nn.Flatten(),  # 784\n   "),
-        seen="for param in net.parameters():\n    print(param.shape)",
+        seen="for param in net.parameters():\n    print(param.shape, flush=True)",
+        after="print(history.seed)",
     )
     trained = outputs("train")
     record.main([path, "--skip-training"])
     assert stored() == content and outputs("train") == trained
+    assert len(outputs("seen")) == 1  # printed in pieces, which are joined
     # A changed cell that uses the network runs from the weights; nothing is trained.
     chapter(after="print(history.test_acc[-1])")
     refused(path, "--skip-training", match="other code, cell after differs")
     record.main([path, "--from-weights", folder])
-    assert outputs("after")[0].text == f"{content['record']['test_acc']}\n"
-    assert outputs("train") == trained and stored()["histories"] == content["histories"]
+    assert printed("after") == f"{found['test_acc']}\n"
+    assert outputs("train") == trained and stored()["histories"] == histories
     # Other code of the training: refused, and dropped only where that is asked for.
+    notebook = notebooks.read("small")
+    notebook.cells.insert(1, notebook.cells.pop(3))  # the data before the network
+    nbformat.write(notebook, path)
+    refused(path, "--skip-training", match="cell imports, data, net, train.* differs")
     chapter(net=NET.replace("0.5", "0.4"))
     for options in (["--skip-training"], ["--take", folder], ["--from-weights", folder]):
         refused(path, *options, match=r"cell net.* differs")
-    assert outputs("train") == trained and stored()["histories"] == content["histories"]
     record.main([path, "--skip-training", "--drop"])
     assert "d2lmini" not in notebooks.read("small").metadata and outputs("train") == []
+
+
+def test_what_was_recorded_elsewhere_is_taken_into_a_notebook_that_has_changed(
+    chapter, in_process, tmp_path
+):
+    net, folder = f"x = torch.rand(2)\n{NET}", tmp_path / "runs"
+    path, recording = chapter(net=net, after="print(x)"), folder / "small" / "recording.json"
+    record.main([path, "--seed", "3", "--precision", "bf16", "--folder", str(folder)])
+    assert InProcess.ran == ["imports", "net", "seen", "data", "train", "after"]
+    assert printed("after") == f"{torch.rand(2, generator=torch.Generator().manual_seed(3))}\n"
+    assert counts() == [None, None, None, None, 1, 2]
+    recorded = outputs("train"), outputs("after")
+
+    git(tmp_path, "checkout", "-q", path)
+    chapter(commit=False, seen="print('meanwhile')", net=f"# a comment\n{net}", after="print(x)")
+    sources = [cell.source for cell in notebooks.read("small").cells]
+    assert outputs("train") == outputs("after") == []
+    state = files.read_json(recording)
+    (history,) = state["histories"]
+    history |= {"num_samples": 20, "train_seconds": [5.0, 3.0], "test_seconds": [1.0, 1.0],
+                "cpu_seconds": [7.0, 6.0]}  # fmt: skip
+    files.write_json(recording, state)
+    record.main([path, "--take", str(folder)])
+    assert (outputs("train"), outputs("after")) == recorded and outputs("seen") == []
+    assert [cell.source for cell in notebooks.read("small").cells] == sources
+    numbers = {"training_seconds": 10.0, "cpu_seconds": 13.0, "examples_per_sec": 5.0,
+               "train_loss": history["train_loss"][-1], "seed": 3, "precision": "bf16"}  # fmt: skip
+    assert stored()["record"] == stored()["record"] | numbers
 
 
 @pytest.mark.slow
@@ -187,180 +252,65 @@ def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
     (tmp_path / "go").touch()
     record.main([path, *options])
     assert stored()["record"] == notebooks.read("small").metadata["d2lmini"]
-    if stage != "in the training":  # the hours are not spent again
+    assert "<figure" in str(outputs("train"))
+    if stage == "in the training":
+        assert "from the checkpoint" in printed("train")
+    else:  # the hours are not spent again
         assert stored()["histories"] == done["histories"]
     # A kernel that ends while it writes a checkpoint may leave a part of that; nothing else does.
     assert {file.name[:5] for file in tmp_path.rglob("*.part")} <= {"0.pt."}
 
 
-def test_a_kernel_with_another_helper_is_refused(chapter, monkeypatch):
-    path = chapter()
-    machine = {"helper": "/elsewhere"}
-    monkeypatch.setattr(runs.Kernel, "call", lambda *_: machine)
-    refused(path, "--skip-training", match="imports the d2lmini of /elsewhere")
-
-
-def test_what_runs_in_the_kernel(monkeypatch, tmp_path):
-    """The hook hands on what the recorder says, for one call, and takes itself away."""
-    given = []
-
-    def train_ch6(net, *args, **options):
-        given.append(options)
-        return d2lmini.History("cpu", "fp32", stopped="dead")
-
-    monkeypatch.setattr(kernel_hook, "trainer", train_ch6)
-    monkeypatch.setattr(d2lmini, "train_ch6", train_ch6)
-    kernel_hook.watch(7, {"precision": "bf16"}, None, str(tmp_path / "weights.bin"))
-    drawn = torch.rand(3)
-    d2lmini.train_ch6(torch.nn.Linear(2, 2), None, None, caption="c")
-    assert given == [{"caption": "c", "precision": "bf16"}]
-    assert kernel_hook.collected()[0][0]["stopped"] == "dead"
-    assert not (tmp_path / "weights.bin").exists()
-    with pytest.raises(RuntimeError, match="one call"):
-        d2lmini.train_ch6(torch.nn.Linear(2, 2), None, None)
-    kernel_hook.watch(7)
-    assert torch.equal(torch.rand(3), drawn) and kernel_hook.collected()[0] == []
-    for _ in range(2):  # an answer may train as often as it likes
-        d2lmini.train_ch6(torch.nn.Linear(2, 2), None, None)
-    assert given[1:] == [{}, {}] and len(kernel_hook.collected()[0]) == 2
-
-
-# --- record.py, with a stand-in -------------------------------------------------------------------
-
-HISTORY = {
-    "seed": 0, "precision": "tf32", "num_samples": 20, "train_loss": [2.0, 1.0],
-    "train_acc": [0.1, 0.2], "test_acc": [0.1, 0.3], "train_seconds": [5.0, 3.0],
-    "test_seconds": [1.0, 1.0], "cpu_seconds": [7.0, 6.0], "stopped": None, "curve": [],
-}  # fmt: skip
-MACHINE = {"device": "cpu", "device_name": "a processor", "torch": "2", "python": "3"}
-
-
-class Kernel:
-    """Stands for a kernel: cells print what `prints` says, the training gives `HISTORY`."""
-
-    def __init__(self, notebook):
-        self.machine = dict(MACHINE)
-        Kernel.calls = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def call(self, function, *args):
-        self.calls.append((function, *args))
-        return [[dict(HISTORY)], 9.0] if function == "collected" else None
-
-    def run(self, cell):
-        self.calls.append(cell.id)
-        name, text = self.prints.get(cell.id, ("stdout", f"{cell.id}\n"))
-        cell.outputs = [nbformat.v4.new_output("stream", name=name, text=text)]
-
-
-@pytest.fixture
-def kernel(monkeypatch):
-    monkeypatch.setattr(runs, "Kernel", Kernel)
-    monkeypatch.setattr(Kernel, "prints", {}, raising=False)
-    return Kernel
-
-
-def test_what_a_recording_hands_to_the_kernel_and_what_it_stores(chapter, kernel, tmp_path):
-    path, folder = chapter(), tmp_path / "runs"
-    record.main([path, "--seed", "3", "--precision", "bf16", "--folder", str(folder)])
-    options = {"seed": 3, "precision": "bf16", "checkpoint": str(folder / "small" / "3.pt")}
-    rounded = str(folder / "small" / "weights.bin")
-    assert kernel.calls == [
-        "imports", ("watch", 3), "net", "seen", "data", ("watch", 3, options, None, rounded),
-        "train", ("collected",), ("watch", None), "after",
-    ]  # fmt: skip
-    found = stored()["record"]
-    assert found == notebooks.read("small").metadata["d2lmini"] and stored()["histories"] == [
-        HISTORY
-    ]
-    expected = {"training_seconds": 10.0, "cpu_seconds": 13.0, "examples_per_sec": 5.0,
-                "train_loss": 1.0, "test_acc": 0.3, **MACHINE}  # fmt: skip
-    assert found == {**found, **expected}
-    assert counts() == [None, None, None, None, 1, 2]
-    record.main([path, "--skip-training"])
-    assert kernel.calls == ["imports", "net", "seen", "data"]
-    assert counts() == [1, 2, 3, 4, 5, 6]
-
-
-def test_what_was_recorded_elsewhere_is_taken_into_a_notebook_that_has_changed(
-    chapter, kernel, tmp_path
-):
-    path, folder = chapter(), str(tmp_path / "runs")
-    record.main([path, "--folder", folder])
-    before, recorded = outputs("after"), outputs("train")
-    git(tmp_path, "checkout", "-q", path)
-    chapter(commit=False, seen="print('meanwhile')", net=f"# a comment\n{NET}")
-    sources = [cell.source for cell in notebooks.read("small").cells]
-    assert outputs("train") == outputs("after") == []
-    record.main([path, "--take", folder])
-    assert (outputs("train"), outputs("after"), outputs("seen")) == (recorded, before, [])
-    assert [cell.source for cell in notebooks.read("small").cells] == sources
-
-
 @pytest.mark.parametrize(
-    ("options", "cell_id", "printed", "said"),
+    ("options", "changed", "said", "kept"),
     [
-        (["--skip-training"], "seen", ("stderr", "a warning"), "wrote to stderr: a warning"),
-        (["--skip-training"], "seen", ("stdout", "{root}/x"), "shows a path"),
-        ([], "after", ("stderr", "a warning"), "wrote to stderr: a warning"),
-        ([], "after", ("stdout", "{root}/x"), "shows a path"),
-        ([], "train", None, "not recorded: all scores are NaN"),
+        (["--skip-training"], {"seen": WARN}, "cell seen wrote to stderr: a warning", []),
+        ([], {"after": TELL}, "cell after shows a path", ["recording.json", "weights.json"]),
+        ([], {"data": DATA.replace("0.1", "1e38")}, "not recorded: the loss", ["stopped-0.json"]),
     ],
 )
 def test_what_must_not_be_published_is_refused_and_what_was_measured_kept(
-    chapter, kernel, tmp_path, monkeypatch, options, cell_id, printed, said
+    chapter, in_process, tmp_path, options, changed, said, kept
 ):
-    path, folder = chapter(), tmp_path / "runs"
-    before = notebooks.path("small").read_bytes()
-    if printed:
-        kernel.prints[cell_id] = (printed[0], printed[1].format(root=tmp_path))
-    else:
-        monkeypatch.setitem(HISTORY, "stopped", "all scores are NaN")
-    refused(path, *options, "--folder", str(folder), match=said)
-    assert notebooks.path("small").read_bytes() == before and stored() is None
-    kept = {"seen": [], "after": ["recording.json"], "train": ["stopped-0.json"]}[cell_id]
-    assert [file.name for file in folder.rglob("*.json")] == kept
+    folder = tmp_path / "runs"
+    refused(chapter(**changed), *options, "--folder", str(folder), match=said)
+    assert sorted(file.name for file in folder.rglob("*.json")) == kept
 
 
 def test_what_can_be_refused_is_refused_before_hours_are_spent(chapter, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "Kernel", None)
-    path = chapter(train=f"{TRAIN}, 2, missing_name)")
-    refused(path, match=r"^record: chapters/small\.ipynb: the training depends on missing_name")
-    path = chapter(train=f"{CELLS['train'][0]}\n{CELLS['train'][0]}")
-    refused(path, match="calls d2l.train_ch6 2 times")
-    path = chapter(data="lr, num_epochs = 1, 1", seen=CELLS["data"][0])
-    refused(path, match="depends on lr .*which cell seen binds")
     path = chapter()
-    refused(str(tmp_path / "elsewhere" / "small.ipynb"), match="is none of")
+    for changed, said in (
+        ({"commit": False, "net": NET.replace("0.5", "0.4")}, "uncommitted changes"),
+        ({"train": f"{TRAIN}, 2, missing_name)"}, "the training depends on missing_name"),
+        ({"train": f"{CELLS['train'][0]}\n{CELLS['train'][0]}"}, "calls d2l.train_ch6 2 times"),
+        ({"data": "lr = 1", "seen": DATA}, "depends on lr .*which cell seen binds"),
+    ):
+        refused(chapter(**changed), match=rf"^record: (chapters/small\.ipynb: .*|){said}")
+    chapter()
+    with pytest.raises(SystemExit, match="is none of"):
+        record.main([str(tmp_path / "elsewhere" / "small.ipynb")])
     refused(path, "--take", str(tmp_path / "none"), match="holds no whole training")
     notebooks.path("small").chmod(0o444)
     refused(path, match=r"small\.ipynb cannot be written to")
     notebooks.path("small").chmod(0o644)
-    chapter(commit=False, net=NET.replace("0.5", "0.4"))
-    refused(path, match="uncommitted changes")
-    path = chapter()
     (tmp_path / "d2lmini").unlink()
     (tmp_path / "d2lmini").symlink_to(tmp_path)  # another helper
     refused(path, match="uncommitted changes in d2lmini")
 
 
-def test_an_edit_made_meanwhile_stays(chapter, kernel, monkeypatch, capsys):
-    path, run = chapter(), kernel.run
+def test_an_edit_made_meanwhile_stays(chapter, in_process, monkeypatch, capsys):
+    path, run = chapter(), InProcess.run
 
     def edited(self, cell):
         run(self, cell)
         chapter(commit=False, seen="print('edited')")
 
-    monkeypatch.setattr(kernel, "run", edited)
+    monkeypatch.setattr(InProcess, "run", edited)
     record.main([path, "--skip-training"])
     sources = {cell.id: cell.source for cell in notebooks.read("small").cells}
     assert sources["seen"] == "print('edited')" and outputs("seen") == []
-    assert outputs("net")[0].text == "net\n"
+    assert counts() == [1, 2, None, 3, None, None]
     assert "cell seen was edited meanwhile" in capsys.readouterr().out
 
 
@@ -375,46 +325,32 @@ def measured():
     return files.read_json(answers.record_path("first"))
 
 
-@pytest.mark.slow
-def test_an_answer_is_measured_with_all_its_seeds(chapter):
-    chapter()
-    answers.main([])
-    found, histories = measured()["record"], measured()["histories"]
-    assert found["seeds"] == [0, 1, 2] and found["cpu_seconds"] > 0
-    assert [run["seed"] for run in histories] == [0, 1, 2]
-    assert found["text"].endswith(f"测试精度{histories[2]['test_acc'][0]:.3f}\n")
-
-
 def test_an_answer_is_measured_once_and_written_under_its_code(
-    chapter, kernel, tmp_path, monkeypatch
+    chapter, kernels, tmp_path, monkeypatch
 ):
     chapter()
     keep = ["--keep", str(tmp_path / "kept")]
     answers.main(keep)
-    once, found = exercise(), measured()["record"]
-    assert [call for call in kernel.calls if isinstance(call, str)][:2] == ["imports", "net"]
-    printed = f"```text\n{found['text']}```\n\n（实测：{answers.told(found)}）\n\n如上。"
-    assert once == EXERCISE.replace(f"{CODE}```\n\n如上。", f"{CODE}```\n\n{printed}")
+    once, found, histories = exercise(), measured()["record"], measured()["histories"]
+    assert found["seeds"] == [history["seed"] for history in histories] == [0, 1, 2]
+    assert found["text"].endswith(f"测试精度{histories[2]['test_acc'][0]:.3f}\n")
+    text = f"```text\n{found['text']}```\n\n（实测：{answers.told(found)}）\n\n如上。"
+    assert once == EXERCISE.replace(f"{CODE}```\n\n如上。", f"{CODE}```\n\n{text}")
     (answer,) = answers.measured().values()
     assert (answer.text, answer.told) == (found["text"], answers.told(found))
-    assert answers.answers()[0].text == "1\n"
-    monkeypatch.setattr(answers, "measure", None)
-    answers.main([])
-    answers.record_path("first").unlink()  # as where an earlier call was cut off
-    answers.main(keep)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "Kernel", None)
+        answers.main([])
+        answers.record_path("first").unlink()  # as where an earlier call was cut off
+        answers.main(keep)
     assert exercise() == once and measured()["record"] == found
 
-
-def test_other_code_is_measured_anew_and_so_is_what_was_cut_off(chapter, kernel, tmp_path):
-    chapter()
-    keep = ["--keep", str(tmp_path / "kept")]
-    answers.main(keep)
-    text = measured()["record"]["text"]
-    chapter(exercise=exercise().replace("测试精度{", "精度{"))
+    chapter(exercise=once.replace("测试精度{", "精度{"))  # other code
     answers.main(["--dry", *keep])
-    assert text in exercise()  # nothing is written
+    assert found["text"] in exercise()  # nothing is written
     answers.main(keep)
-    assert text not in exercise() and measured()["record"]["text"] in exercise()
+    again = measured()["record"]["text"]
+    assert again != found["text"] and again in exercise()
     git(tmp_path, "commit", "-qam", "measured")
     answers.record_path("first").write_text('{"record": {"text"')
     answers.main([])

@@ -3,125 +3,90 @@
 import re
 
 import pytest
-import torch
 
-from tools import files, notebooks, root_page
+from tests.test_notebooks_tool import command, write_book
+from tools import code_hash, files, notebooks
 
-CHAPTERS = [notebooks.chapter(name) for name in ("alexnet", "vgg", "nin", "googlenet")]
-
-
-def test_page_is_fresh_and_a_changed_number_is_noticed(tmp_path, monkeypatch):
-    text = root_page.PAGE.read_text("utf-8")
-    stamp = re.search(r"<!-- ([0-9a-f]{16}) -->", text)[1]
-    copy = tmp_path / "index.md"
-    copy.write_text(text.replace("1,992,166", "1,992,167", 1), "utf-8")  # in the table
-    monkeypatch.setattr(root_page, "PAGE", copy)
-    assert root_page.page() == text, "run python -m tools.root_page"
-    copy.write_text(text.replace(stamp, "0" * 16), "utf-8")
-    assert f"<!-- {stamp} -->" in root_page.page()
+LINK, NAME = "[VGG-11（通道为¼）](small.ipynb)", "`small`"
+PAGES = ("chapters/index.md", "CONTRIBUTING.md")
 
 
-def recording(*finals, **changed):
-    """What record.py stores of a training with these final test accuracies, a seed each."""
-    record = {
-        "device": "cpu", "device_name": "AMD EPYC, 2 threads", "torch": "2.14.1+cu130",
-        "cuda": "13.0", "started": "2026-11-25T12:13:50+00:00", "precision": "bf16", "threads": 2,
-        "training_seconds": 3755.4,  # 62.6 minutes
-        "examples_per_sec": 1234.5, "cpu_seconds": 7000.0, "test_acc": finals[0],
-    }  # fmt: skip
-    histories = [{"test_acc": [0.1, final]} for final in finals]
-    return {"record": {**record, **changed}, "histories": histories}
+def test_the_books_own_pages_are_fresh():
+    command("root_page", "--check")
 
 
-def table(recorded, wording=root_page.CHINESE, name_of=root_page.link):
-    return root_page.results(CHAPTERS, recorded, wording, name_of)
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write both pages of a small book, with a training of these final accuracies, a seed each."""
+    monkeypatch.setattr(notebooks, "ROOT", tmp_path)
+    write_book(tmp_path)
+    for page, parts in zip(PAGES, (("networks", "costs", "results"), ("records",)), strict=True):
+        markers = (f"<!-- {part}:begin -->\n<!-- {part}:end -->\n" for part in parts)
+        (tmp_path / page).write_text("".join(markers))
+    code = code_hash.training_code(notebooks.read("small"), "small")
+
+    def write(*finals, options=(), **changed):
+        record = {
+            "device": "cpu", "device_name": "AMD EPYC, 2 threads", "torch": "2.14.1+cu130",
+            "cuda": "13.0", "started": "2026-11-25T12:13:50+00:00", "precision": "bf16",
+            "threads": 2, "training_seconds": 3755.4, "cpu_seconds": 7000.0,  # 62.6 minutes
+            "examples_per_sec": 1234.5, "code": code,
+        }  # fmt: skip
+        if finals:
+            record |= {"test_acc": finals[0], **changed}
+            histories = [{"test_acc": [0.1, final]} for final in finals]
+            content = {"record": record, "histories": histories}
+            files.write_json(tmp_path / "recordings" / "small.json", content)
+        command("root_page", *options)
+        return [(tmp_path / page).read_text("utf-8") for page in PAGES]
+
+    return write
 
 
-def test_every_result_comes_from_the_recordings():
-    recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92, 0.93, device="cuda:0")}
-    chinese = table(recorded)
-    machine = "cpu (AMD EPYC, 2 threads) | torch 2.14.1, bf16 | 2026-11-25"
-    assert f"| [NiN](nin.ipynb) | 1 | 0.877 | 1小时3分 | {machine} |\n" in chinese
-    assert chinese.endswith("[AlexNet](alexnet.ipynb)、[GoogLeNet](googlenet.ipynb)。\n")
-    english = table(recorded, root_page.ENGLISH, "`{0.name}`".format)
-    machine = "cuda:0 (AMD EPYC, 2 threads) | torch 2.14.1, CUDA"
-    assert f"`vgg` | 3 | 0.920 ± 0.010 | 1 h 3 min | {machine}" in english
-    assert english.endswith("training of `alexnet`, `googlenet`.\n")
-    assert table({}).startswith("\n尚未录制完整训练：[AlexNet](alexnet.ipynb)、")
+def test_every_number_comes_from_the_network_and_the_recording(written):
+    page, contributing = written()
+    network = f"| {LINK} | 2014 | 重复使用3×3卷积的块 | 7,850 | 0 M | 1×28×28 |"
+    assert f"{network} 尚未录制 | 尚未录制 |" in page
+    assert f"尚未录制完整训练：{LINK}。" in page
+    assert f"the full training of {NAME}." in contributing
+    page, contributing = written(0.87654)
+    assert f"{network} 0.877 | 1,234张/秒（cpu） |" in page
+    rest = "cpu (AMD EPYC, 2 threads) | torch 2.14.1, bf16 | 2026-11-25 |"
+    assert f"| {LINK} | 1 | 0.877 | 1小时3分 | {rest}" in page
+    assert f"| {NAME} | 1 | 0.877 | 1 h 3 min | {rest}" in contributing
+    assert "VGG-11 / 4 0.877" in page  # the curve, in its alternative text
+    assert "尚未录制" not in page and "not recorded" not in contributing.lower()
+    page, contributing = written(0.91, 0.92, 0.93, device="cuda:0")
+    assert "| 3 | 0.920 ± 0.010 |" in page and "torch 2.14.1, CUDA 13.0, bf16" in contributing
+    page, _ = written(0.9, cpu_seconds=5000.0)  # of the 7511 that two threads had
+    assert "| 0.900 | — |" in page and "吞吐量不作数" in page
 
 
-def test_a_chart_is_drawn_anew_where_numbers_or_drawing_changed(tmp_path, monkeypatch):
-    assert root_page.curves_chart(CHAPTERS, {}, old="") == ""
-    recorded = {"nin": recording(0.87654), "vgg": recording(0.91, 0.92)}
-    chart = root_page.curves_chart(CHAPTERS, recorded, old="")
-    assert "NiN 0.877" in chart and "VGG-11 / 4 0.910" in chart  # the alternative text
-    assert root_page.curves_chart(CHAPTERS, recorded, old=chart) == chart
-    changed = {**recorded, "nin": recording(0.9)}
-    assert "NiN 0.900" in root_page.curves_chart(CHAPTERS, changed, old=chart)
-    other = tmp_path / "style.py"
-    other.write_text("COLOUR = 1")
-    monkeypatch.setattr(root_page, "DRAWN_BY", [*root_page.DRAWN_BY, other])
-    anew = root_page.curves_chart(CHAPTERS, recorded, old=chart)
-    assert anew != chart
-    other.write_text("COLOUR = 1  # a comment")
-    assert root_page.curves_chart(CHAPTERS, recorded, old=anew) == anew
+def test_what_other_code_recorded_is_left_out(written):
+    page, contributing = written(0.87654, code={"training": "another hash"})
+    assert "0.877" not in page + contributing and f"尚未录制完整训练：{LINK}" in page
 
 
-def test_networks_are_listed_with_their_record():
-    costs = [root_page.trace(torch.nn.Linear(2, 3), (1, 2))] * 4
-    rows = root_page.network_table(CHAPTERS, costs, {"nin": recording(0.87654)}).splitlines()
-    assert rows[3].startswith("| [VGG-11（通道为¼）](vgg.ipynb) | 2014 | 重复使用3×3卷积的块 | 9 |")
-    assert "| 1×96×96 |" in rows[5]
-    assert rows[4].endswith("| 0.877 | 1,234张/秒（cpu） |")
-    assert [row.count("尚未录制") for row in rows[2:]] == [2, 2, 0, 2]
-    shared = recording(0.87654, cpu_seconds=5000.0)  # of 7511 that two threads had
-    table = root_page.network_table(CHAPTERS, costs, {"nin": shared})
-    assert "| 0.877 | — |" in table and "吞吐量不作数" in table
+def test_a_chart_is_drawn_anew_where_its_numbers_changed(written, tmp_path):
+    """Only there: each matplotlib draws the same in other bytes."""
+    page, _ = written(0.9)
+    other_bytes = page.replace("<path", "<path  ")
+    assert other_bytes != page
+    (tmp_path / PAGES[0]).write_text(other_bytes, "utf-8")
+    assert written(0.9)[0] == other_bytes
+    changed, _ = written(0.8)
+    costs, curves = (re.search(rf"(?s)<!-- {part}:begin.*?:end", changed)[0]
+                     for part in ("costs", "results"))  # fmt: skip
+    assert "<path  " in costs and "<path  " not in curves and "VGG-11 / 4 0.800" in curves
 
 
-def test_what_other_code_recorded_is_left_out(monkeypatch):
-    before = list(root_page.recordings(CHAPTERS))
-    read = notebooks.read
-
-    def changed(name, root=None):
-        notebook = read(name, root)
-        if name == "vgg":
-            for cell in notebook.cells:
-                cell.source = cell.source.replace("= 0.05, 10, 128", "= 0.06, 10, 128")
-        return notebook
-
-    monkeypatch.setattr(notebooks, "read", changed)
-    assert list(root_page.recordings(CHAPTERS)) == [name for name in before if name != "vgg"]
-
-
-def test_a_page_without_its_markers_says_so():
-    with pytest.raises(notebooks.ChapterError, match="needs one <!-- costs:begin -->"):
-        files.replace("a page", "costs", str)
-
-
-def test_every_curve_is_drawn_and_told_apart_without_colours():
-    curves = {f"net {i}": [0.1, i / 40] for i in range(32)}
-    fig, alt = root_page.curves_figure(curves)
-    lines = fig.axes[0].get_lines()
-    assert [list(line.get_ydata()) for line in lines] == list(curves.values())
-    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == len(curves)
-    assert [text.get_text() for text in fig.axes[0].get_legend().get_texts()] == list(curves)
-    assert all(f"{label} {final:.3f}" in alt for label, (_, final) in curves.items())
-    more = {f"net {i}": [0.1] for i in range(50)}
-    assert len(root_page.curves_figure(more)[0].axes[0].get_lines()) == 50
-
-
-@pytest.mark.parametrize("name", ["PAGE", "CONTRIBUTING"])
-def test_a_stale_file_is_noticed_and_written_anew(name, tmp_path, monkeypatch):
-    path = getattr(root_page, name)
-    text, copy = path.read_text("utf-8"), tmp_path / path.name
-    page = text if name == "PAGE" else root_page.PAGE.read_text("utf-8")
-    monkeypatch.setattr(root_page, "page", lambda: page)  # which takes a while
-    monkeypatch.setattr(root_page, name, copy)
-    copy.write_text(text, "utf-8")
-    root_page.main(["--check"])
-    copy.write_text(text.replace("| 2026-", "| 2025-", 1), "utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_a_stale_file_is_noticed_and_written_anew(written, tmp_path, page):
+    fresh, path = written(0.9), tmp_path / page
+    path.write_text(path.read_text("utf-8").replace("| 0.900", "| 0.901"), "utf-8")
     with pytest.raises(SystemExit, match=rf"{path.name}: stale, run python -m tools\.root_page"):
-        root_page.main(["--check"])
-    root_page.main([])
-    assert copy.read_text("utf-8") == text
+        written(options=["--check"])
+    assert written() == fresh
+    path.write_text("a page")
+    with pytest.raises(SystemExit, match="needs one <!-- "):
+        written()
