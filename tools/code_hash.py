@@ -39,7 +39,7 @@ def training_code(notebook, name):
         ChapterError: the training depends on code that is not hashed.
     """
     cells = notebooks.code_cells(notebook)
-    hashed = [c for c in cells if c.id == "imports" or notebooks.tags(c) & {"net", "setup"}]
+    hashed = notebooks.network_cells(notebook, "setup")
     training, trained = (notebooks.code_cells(notebook, tag) for tag in ("training", "trained"))
     needed = needed_statements(_statements(hashed), _statements(training))
     others = [c for c in cells if c not in [*hashed, *training, *trained]]

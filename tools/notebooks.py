@@ -192,7 +192,6 @@ def _settings(name, notebook):
     training = code_cells(notebook, "training")
     if not training:
         raise ChapterError(f"{file}: no cell is tagged training; tag the one that trains the net")
-    before = [c for c in code_cells(notebook) if c.id == "imports" or tags(c) & {"net", "setup"}]
     try:
         with (
             torch.device("meta"),
@@ -200,7 +199,7 @@ def _settings(name, notebook):
             mock.patch("d2lmini.train_ch6", train),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            _run(name, [*before, *training])
+            _run(name, [*network_cells(notebook, "setup"), *training])
     except _Trained as trained:
         loaded, lr = trained.args
     else:
@@ -226,9 +225,10 @@ def _settings(name, notebook):
 # --- the networks and the code --------------------------------------------------------------------
 
 
-def network_cells(notebook):
-    """The import cell and the cells tagged `net`, which define the networks."""
-    return [cell for cell in code_cells(notebook) if cell.id == "imports" or "net" in tags(cell)]
+def network_cells(notebook, *tagged):
+    """The import cell and the cells tagged `net`, which define the networks, or as given, too."""
+    wanted = {"net", *tagged}
+    return [cell for cell in code_cells(notebook) if cell.id == "imports" or tags(cell) & wanted]
 
 
 def _run(name, cells):
