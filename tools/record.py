@@ -196,7 +196,7 @@ def take(name, folder):
     files.refuse_read_only(notebooks.path(name), json_path, weights_path)
     first = state["histories"][0]
     seconds = sum(first["train_seconds"])
-    record = notebook.metadata["d2lmini"] = {
+    record = {
         **state["machine"],
         **{key: state[key] for key in ("commit", "started")},
         **{key: first[key] for key in ("seed", "precision")},
@@ -209,6 +209,7 @@ def take(name, folder):
     if rounded := files.read_json(folder / "weights.json"):
         files.write_whole(weights_path, (folder / "weights.bin").read_bytes())
         record["rounded"] = rounded
+    notebook.metadata["d2lmini"] = record
     files.write_json(json_path, {"record": record, "histories": state["histories"]})
     for cell in results:
         cell.outputs = nbformat.from_dict(state["outputs"][cell.id])
