@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import stat
-import tempfile
 
 import nbformat
 
@@ -34,21 +33,16 @@ def read_json(path):
     return None
 
 
-def write_notebook(path, notebook):
-    write_whole(path, nbformat.writes(notebook) + "\n")
+def notebook_text(notebook):
+    return nbformat.writes(notebook) + "\n"
 
 
 def refuse_read_only(*paths):
     """Refuse files that are there and read-only, and folders that cannot be written to."""
     for path in paths:
-        folder = path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                read_only = path.exists() and not path.stat().st_mode & stat.S_IWUSR
-        except OSError:
-            read_only = True
-        if read_only:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        read_only = path.exists() and not path.stat().st_mode & stat.S_IWUSR
+        if read_only or not os.access(path.parent, os.W_OK):
             raise notebooks.ChapterError(f"{path} cannot be written to; make it writable")
 
 
@@ -62,11 +56,15 @@ def replace(text, name, write):
     return before + begin + write(old) + end + after
 
 
-def write_or_check(fresh, argv, tool):
-    """Write texts, path -> text, or with --check end the tool where a file has another."""
+def write_or_check(fresh, argv=(), tool=None):
+    """Write the texts, path -> text, that a file has not; return the paths of these.
+
+    With --check end the tool where there is one.
+    """
     stale = [path for path, text in fresh.items() if text != path.read_text("utf-8")]
     if argv == ["--check"] and stale:
         names = " and ".join(map(str, stale))
         raise SystemExit(f"{names}: stale, run python -m tools.{tool}")
     for path in stale:
         write_whole(path, fresh[path])
+    return stale

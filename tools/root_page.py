@@ -14,7 +14,6 @@ import re
 import statistics
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -37,30 +36,15 @@ CURVES_CAPTION = "各网络每一轮之后的测试精度"
 HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
 
 
-class Wording(NamedTuple):
-    """How a page tells of the trainings: the table's head, hours and minutes, what is missing."""
-
-    head: tuple
-    duration: str
-    missing: str
-    comma: str
-
-
-ENGLISH = Wording(
+# How a page tells of the trainings: the table's head, hours and minutes, what is missing, a comma.
+ENGLISH = (
     ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Software, precision", "Date"),
     "{} h {} min", "Not recorded yet: the full training of {}.", ", ",
 )  # fmt: skip
-CHINESE = Wording(
+CHINESE = (
     ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期"),
     "{}小时{}分", "尚未录制完整训练：{}。", "、",
 )  # fmt: skip
-
-
-def networks(chapters):
-    """The chapters' networks, without numbers, and their input shapes."""
-    with torch.device("meta"):
-        nets = [notebooks.network_namespace(chapter.name)["net"] for chapter in chapters]
-    return nets, [(1, 1, chapter.side, chapter.side) for chapter in chapters]
 
 
 def recordings(chapters):
@@ -115,6 +99,7 @@ def accuracy(histories):
 
 def results(chapters, recorded, wording, name_of):
     """The recorded trainings as a table, what came out, on what, when; and which are missing."""
+    head, duration, told, comma = wording
     rows = []
     for chapter, content in [(c, recorded[c.name]) for c in chapters if c.name in recorded]:
         record, histories = content["record"], content["histories"]
@@ -124,13 +109,13 @@ def results(chapters, recorded, wording, name_of):
             software += f", CUDA {record['cuda']}"
         rows.append((
             name_of(chapter), len(histories), accuracy(histories),
-            wording.duration.format(hours, minutes),
+            duration.format(hours, minutes),
             f"{record['device']} ({record['device_name']})", f"{software}, {record['precision']}",
             record["started"][:10],
         ))  # fmt: skip
     missing = [name_of(chapter) for chapter in chapters if chapter.name not in recorded]
-    note = f"\n{wording.missing.format(wording.comma.join(missing))}\n" if missing else ""
-    return (f"\n{markdown_table(wording.head, rows)}" if rows else "") + note
+    note = f"\n{told.format(comma.join(missing))}\n" if missing else ""
+    return (f"\n{markdown_table(head, rows)}" if rows else "") + note
 
 
 def curves_chart(chapters, recorded, old):
@@ -170,7 +155,9 @@ def page():
     """The root page as it should be."""
     chapters = notebooks.chapters()
     recorded = recordings(chapters)
-    nets, shapes = networks(chapters)
+    with torch.device("meta"):  # without numbers
+        nets = [notebooks.network_namespace(chapter.name)["net"] for chapter in chapters]
+    shapes = [(1, 1, chapter.side, chapter.side) for chapter in chapters]
     labels = [chapter.label for chapter in chapters]
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
     layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]

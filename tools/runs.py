@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import datetime
 import json
 import os
 import subprocess
@@ -36,8 +37,8 @@ def git(*words):
     return subprocess.check_output(command, text=True, encoding="utf-8")
 
 
-def commit(name, code_of):
-    """The commit whose code is about to run; refuse where the code is not that commit's.
+def begun(name, code_of):
+    """The commit whose code is about to run, and when; refuse where the code is not that commit's.
 
     `code_of` makes of a chapter's notebook what has to be the same in the commit.
     """
@@ -52,7 +53,8 @@ def commit(name, code_of):
             f"uncommitted changes in {' '.join(changed[1::2]) or path}; commit them, so that the "
             "record can say which code ran"
         )
-    return git("rev-parse", "HEAD").strip()
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"commit": git("rev-parse", "HEAD").strip(), "started": now}
 
 
 # --- kernel ---------------------------------------------------------------------------------------
@@ -74,11 +76,10 @@ class Kernel:
         machine: what `kernel_hook.machine` says.
     """
 
-    def __init__(self, notebook, quiet=False):
+    def __init__(self, notebook):
         self.notebook = notebook
         resources = {"metadata": {"path": str(notebooks.ROOT / "chapters")}}
-        kind = nbclient.NotebookClient if quiet else Client
-        self.client = kind(
+        self.client = Client(
             notebook, timeout=None, kernel_name="python3", record_timing=False, resources=resources
         )
 

@@ -10,10 +10,11 @@ outputs in the notebooks stay.
 """
 
 import argparse
-import json
 import re
-import sys
 from pathlib import Path
+
+import nbformat
+import yaml
 
 from tools import files, notebooks
 
@@ -55,10 +56,10 @@ def config_values(url=""):
 
 
 def clean_address(text):
-    """Return the address without a closing slash or .git; ValueError if it is no GitHub address."""
+    """Return the address without a closing slash or .git; refuse what is no GitHub address."""
     url = re.sub(r"(\.git)?/?$", "", text.strip())
     if not ADDRESS.fullmatch(url) or url.rsplit("/", 1)[1] in (".", ".."):
-        raise ValueError(
+        raise notebooks.ChapterError(
             f"{text!r} is no GitHub address; give one of the form https://github.com/OWNER/REPO"
         )
     return url
@@ -69,75 +70,50 @@ def new_config(text, url):
     for key, value in config_values(url).items():
         text, count = re.subn(rf"(?m)^(\s+{key}:[ ]+)(\S+)", lambda m, v=value: m[1] + v, text)
         if count != 1:
-            raise ValueError(
+            raise notebooks.ChapterError(
                 f"_config.yml: the key {key!r} stands there {count} times, not once; "
                 "put it back as in the repository"
             )
     return text
 
 
-def new_notebook(text, url):
+def new_notebook(notebook, url):
     """Return the text of a notebook with the install cell as its first code cell."""
-    notebook = json.loads(text)
-    cells = [cell for cell in notebook["cells"] if cell.get("id") != "install"]
-    install = next(
-        (cell for cell in notebook["cells"] if cell.get("id") == "install"),
-        {
-            "cell_type": "code",
-            "execution_count": None,
-            "id": "install",
-            "metadata": {},
-            "outputs": [],
-            "source": [],
-        },
-    )
-    install["metadata"]["tags"] = ["remove-cell", "nbval-skip"]
-    install["source"] = install_cell(url).splitlines(keepends=True)
-    kinds = [cell["cell_type"] for cell in cells]
-    first = kinds.index("code") if "code" in kinds else len(cells)
-    cells.insert(first, install)
-    return json.dumps({**notebook, "cells": cells}, ensure_ascii=False, indent=1) + "\n"
+    cells = [cell for cell in notebook.cells if cell.get("id") != "install"]
+    installs = [cell for cell in notebook.cells if cell.get("id") == "install"]
+    (install,) = installs or [nbformat.v4.new_code_cell(id="install")]
+    install.metadata.tags = ["remove-cell", "nbval-skip"]
+    install.source = install_cell(url)
+    cells.insert([*(cell.cell_type for cell in cells), "code"].index("code"), install)
+    return files.notebook_text(nbformat.from_dict({**notebook, "cells": cells}))
 
 
 def configured_address(root=ROOT):
     """Return the address that _config.yml has, '' for none."""
-    text = Path(root, "_config.yml").read_text(encoding="utf-8")
-    url = re.search(r"(?m)^\s+url:[ ]+(\S+)", text)
-    return clean_address(url[1]) if url and url[1] != '""' else ""
+    config = yaml.safe_load(Path(root, "_config.yml").read_text("utf-8"))
+    url = config["repository"]["url"]
+    return clean_address(url) if url else ""
 
 
 def set_repository(url, root=ROOT):
     """Write the address ('' takes it away) and return the files that changed."""
-    make = {Path(root, "_config.yml"): new_config}
-    make.update((notebooks.path(name, root), new_notebook) for name in notebooks.names(root))
-    changed = []
+    config = Path(root, "_config.yml")
     # First make every new text, so that a fault in one file leaves all as they were.
-    for path, new_text in make.items():
-        old = path.read_text(encoding="utf-8")
-        try:
-            new = new_text(old, url)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is no notebook: {error}") from error
-        if new != old:
-            changed.append((path, new))
-    for path, new in changed:
-        files.write_whole(path, new)
-    return [path for path, _ in changed]
+    new = {config: new_config(config.read_text("utf-8"), url)}
+    for name in notebooks.names(root):
+        new[notebooks.path(name, root)] = new_notebook(notebooks.read(name, root), url)
+    return files.write_or_check(new)
 
 
+@notebooks.exit_on_fault("set_repository")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "address", nargs="?", help="https://github.com/OWNER/REPO; default: as it is"
-    )
+    group.add_argument("address", nargs="?", help="on GitHub; default: as it is")
     group.add_argument("--unset", action="store_true", help="take the address away again")
     args = parser.parse_args(argv)
-    try:
-        address = configured_address() if args.address is None else clean_address(args.address)
-        changed = set_repository("" if args.unset else address)
-    except (ValueError, OSError) as error:
-        sys.exit(f"set_repository: {error}")
+    address = configured_address() if args.address is None else clean_address(args.address)
+    changed = set_repository("" if args.unset else address)
     for path in changed:
         print("wrote", path.relative_to(ROOT))
     if not changed:

@@ -1,19 +1,7 @@
-// What pages do beside the theme: paper shows what is folded; architecture figures tell a box's
-// facts in a tip and take one tab stop each; a figure too wide for its column can be scrolled to.
+// What figures do beside the theme: those of architectures tell a box's facts in a tip and take one
+// tab stop each; one too wide for its column can be scrolled to.
 "use strict";
 {
-let opened = [];
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll(".bd-article details:not([open])")) {
-    details.open = true;
-    opened.push(details);
-  }
-});
-addEventListener("afterprint", () => {
-  for (const details of opened) details.open = false;
-  opened = [];
-});
-
 // --- a figure's words: each once ------------------------------------------------------------------
 // In a notebook, where no script runs, a figure says on pointing what it knows, in <title>s. Here
 // these would be a second tooltip, and a second reading for the ear.
