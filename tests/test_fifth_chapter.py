@@ -107,7 +107,6 @@ def test_notebook_and_pages_know_it(book):
     assert f"{root_page.NUMERALS[NUMBER]}个网络" in chart
     assert "Small net共7,850个参数" in chart  # its bar, in the alternative text
     assert f"尚未录制完整训练：[小网络]({NAME}.ipynb)" in page
-    assert f"the full training of `{NAME}`" in (book / "CONTRIBUTING.md").read_text("utf-8")
 
 
 @pytest.mark.slow

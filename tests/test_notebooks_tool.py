@@ -102,23 +102,16 @@ def test_pages_in_parts_and_with_their_endings(root):
     ("fault", "sentence"),
     [
         ({"toc": "chapters/other"}, r"_toc\.yml names chapters/other, .*; add the file"),
-        ({"toc": "[unclosed"}, r"_toc\.yml cannot be read: "),
-        ({"described": None}, r'metadata lacks "chapter"; add .*"year": 2014'),
-        ({"described": {"year": None}}, '"year" .* is missing; write it as for example 2014'),
-        ({"described": {"year": "2014"}}, "\"year\" .* is '2014'; write"),
-        ({"described": {"idea": ""}}, "\"idea\" .* is ''; write"),
-        ({"described": {"label": "残差"}}, '"label" .* in Latin letters'),
-        ({"train": None}, "no cell is tagged training; tag"),
-        ({"train": "print(net)"}, r"does not call d2l\.train_ch6; train"),
+        ({"described": None}, 'lacks network, label, year, idea; .*"year": 2014'),
+        ({"described": {"year": None}}, "lacks year;"),
+        ({"described": {"idea": ""}}, "lacks idea;"),
+        ({"train": None}, "no cell tagged training calls"),
+        ({"train": "print(net)"}, r"no cell tagged training calls d2l\.train_ch6; tag"),
         ({"data": None}, "cell train fails .*'.*'.*; tag what it needs"),
         ({"train": "d2l.train_ch6(net, [], [], 1, 1)"}, "is not given what"),
         ({"data": f"num_epochs = lr = 1\ndel lr\n{LOAD}(9)"}, "cell train fails .*'lr'.*; tag"),
         ({"data": f"lr = pick()\n{LOAD}(9)"}, "cell data fails .*'pick'.*; tag"),
         ({"train": f"{TRAIN}, 1)"}, "cell train fails .*'lr'"),
-        ({"train": f"{TRAIN}, 1, lr='0.1')"}, r"lr is '0\.1'; give it a positive number"),
-        ({"data": f"num_epochs = lr = 1\n{LOAD}(9, '96')"}, "side is '96'; .* whole number"),
-        ({"data": f"num_epochs = lr = 1\n{LOAD}(True)"}, "batch_size is True; give"),
-        ({"data": f"num_epochs, lr = 1, -1\n{LOAD}(9)"}, "lr is -1; give it a positive number"),
     ],
 )
 def test_a_fault_is_told_in_one_sentence(root, fault, sentence):
@@ -127,9 +120,9 @@ def test_a_fault_is_told_in_one_sentence(root, fault, sentence):
         notebooks.chapters()
     text = str(caught.value)
     assert text.startswith(("chapters/small.ipynb: ", "_toc.yml ")) and "\n" not in text
-    for tool, main in (("record", record.main), ("root_page", root_page.main)):
+    for tool, main in (("record", lambda: record.main([str(path)])), ("root_page", root_page.main)):
         with pytest.raises(SystemExit, match=f"^{tool}: ") as ended:
-            main([str(path)])
+            main()
         if "the training depends on" not in str(ended.value):  # record.py's own look at the code
             assert str(ended.value) == f"{tool}: {text}"
 
@@ -137,9 +130,9 @@ def test_a_fault_is_told_in_one_sentence(root, fault, sentence):
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"imports": None}, 'no cell has the id "imports"; give it'),
-        ({"net": None}, "no cell is tagged net; tag"),
-        ({"net": "network = 1"}, "no cell tagged net defines net; call"),
+        ({"imports": None}, "cell net fails after the cell with the id imports"),
+        ({"net": None}, "no cell tagged net defines net; tag"),
+        ({"net": "network = 1"}, "no cell tagged net defines net; tag"),
         ({"net": "net = block(1)"}, "cell net fails .*'block'.*; tag what it needs"),
     ],
 )
@@ -149,17 +142,7 @@ def test_a_network_that_is_not_there_is_told(root, changed, sentence):
         notebooks.network_namespace("small")
 
 
-def test_files_that_are_no_chapters_are_told(root):
-    content = write_book(root).read_text("utf-8")
-    (root / "chapters" / "second.ipynb").write_text(content, "utf-8")
-    (root / "third.ipynb").write_text(content, "utf-8")
-    toc = root / "_toc.yml"
-    toc.write_text(toc.read_text() + "- file: chapters/second\n")
-    with pytest.raises(notebooks.ChapterError, match=r"second\.ipynb: its label 'VGG-11 / 4'"):
+def test_a_file_that_is_no_notebook_is_told(root):
+    write_book(root).write_text("<<<<<<< HEAD\n")
+    with pytest.raises(notebooks.ChapterError, match=r"^chapters/small\.ipynb is no notebook"):
         notebooks.chapters()
-    (root / "chapters" / "second.ipynb").write_text("<<<<<<< HEAD\n")
-    with pytest.raises(notebooks.ChapterError, match=r"^chapters/second\.ipynb is no notebook"):
-        notebooks.chapters()
-    toc.write_text(toc.read_text() + "- file: third\n")
-    with pytest.raises(notebooks.ChapterError, match=r"^third\.ipynb is not in chapters/; move"):
-        notebooks.names()

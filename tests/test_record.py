@@ -193,13 +193,6 @@ def test_a_killed_recording_goes_on(chapter, tmp_path, stage):
     assert {file.name[:5] for file in tmp_path.rglob("*.part")} <= {"0.pt."}
 
 
-def test_a_kernel_with_another_helper_is_refused(chapter, monkeypatch):
-    path = chapter()
-    machine = {"helper": "/elsewhere"}
-    monkeypatch.setattr(runs.Kernel, "call", lambda *_: machine)
-    refused(path, "--skip-training", match="imports the d2lmini of /elsewhere")
-
-
 def test_what_runs_in_the_kernel(monkeypatch, tmp_path):
     """The hook hands on what the recorder says, for one call, and takes itself away."""
     given = []
@@ -330,17 +323,14 @@ def test_what_must_not_be_published_is_refused_and_what_was_measured_kept(
 def test_what_can_be_refused_is_refused_before_hours_are_spent(chapter, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "Kernel", None)
     path = chapter(train=f"{TRAIN}, 2, missing_name)")
-    refused(path, match=r"^record: chapters/small\.ipynb: the training depends on missing_name")
+    refused(path, match=r"^record: chapters/small\.ipynb: cell train fails .*missing_name")
     path = chapter(train=f"{CELLS['train'][0]}\n{CELLS['train'][0]}")
     refused(path, match="calls d2l.train_ch6 2 times")
     path = chapter(data="lr, num_epochs = 1, 1", seen=CELLS["data"][0])
-    refused(path, match="depends on lr .*which cell seen binds")
+    refused(path, match="depends on lr, which cell seen binds")
     path = chapter()
     refused(str(tmp_path / "elsewhere" / "small.ipynb"), match="is none of")
     refused(path, "--take", str(tmp_path / "none"), match="holds no whole training")
-    notebooks.path("small").chmod(0o444)
-    refused(path, match=r"small\.ipynb cannot be written to")
-    notebooks.path("small").chmod(0o644)
     chapter(commit=False, net=NET.replace("0.5", "0.4"))
     refused(path, match="uncommitted changes")
     path = chapter()
@@ -389,8 +379,7 @@ def test_an_answer_is_measured_once_and_written_under_its_code(
     chapter, kernel, tmp_path, monkeypatch
 ):
     chapter()
-    keep = ["--keep", str(tmp_path / "kept")]
-    answers.main(keep)
+    answers.main([])
     once, found = exercise(), measured()["record"]
     assert [call for call in kernel.calls if isinstance(call, str)][:2] == ["imports", "net"]
     printed = f"```text\n{found['text']}```\n\n（实测：{answers.told(found)}）\n\n如上。"
@@ -399,21 +388,17 @@ def test_an_answer_is_measured_once_and_written_under_its_code(
     assert (answer.text, answer.told) == (found["text"], answers.told(found))
     assert answers.answers()[0].text == "1\n"
     monkeypatch.setattr(answers, "measure", None)
+    chapter()  # as where an earlier call was cut off before it wrote this
     answers.main([])
-    answers.record_path("first").unlink()  # as where an earlier call was cut off
-    answers.main(keep)
     assert exercise() == once and measured()["record"] == found
 
 
 def test_other_code_is_measured_anew_and_so_is_what_was_cut_off(chapter, kernel, tmp_path):
     chapter()
-    keep = ["--keep", str(tmp_path / "kept")]
-    answers.main(keep)
+    answers.main([])
     text = measured()["record"]["text"]
     chapter(exercise=exercise().replace("测试精度{", "精度{"))
-    answers.main(["--dry", *keep])
-    assert text in exercise()  # nothing is written
-    answers.main(keep)
+    answers.main([])
     assert text not in exercise() and measured()["record"]["text"] in exercise()
     git(tmp_path, "commit", "-qam", "measured")
     answers.record_path("first").write_text('{"record": {"text"')

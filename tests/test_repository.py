@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.test_record import git
+from tests.test_site import extension
 from tools import notebooks
 from tools import set_repository as tool
 
@@ -36,11 +37,9 @@ def contents(root):
     return {name: (root / name).read_bytes() for name in ["_config.yml", *NOTEBOOKS]}
 
 
-def config(root):
-    """The values in _config.yml that depend on the address."""
-    found = yaml.safe_load((root / "_config.yml").read_text("utf-8"))
-    return (found["repository"]["url"], found["launch_buttons"]["colab_url"],
-            found["html"]["use_repository_button"], found["html"]["baseurl"])  # fmt: skip
+def configured(root):
+    """The address that _config.yml has."""
+    return yaml.safe_load((root / "_config.yml").read_text("utf-8"))["repository"]["url"]
 
 
 def split(root, name):
@@ -52,20 +51,18 @@ def split(root, name):
 
 def test_checkout_agrees_with_the_tool(copy):
     """It is in one state or the other, never between, and unset comes back to the byte."""
-    url = config(ROOT)[0]
-    tool.set_repository(url, copy)
+    tool.set_repository(configured(ROOT), copy)
     assert contents(copy) == contents(ROOT), "run python -m tools.set_repository"
 
 
 def test_set_and_unset(copy):
     before = contents(copy)
-    assert config(copy) == ("", "", False, "")  # left out, Jupyter Book links its own repository
+    assert configured(copy) == ""  # left out, Jupyter Book links its own repository
     for name in NOTEBOOKS:
         text = (copy / name).read_text("utf-8")
         assert "colab.research.google.com" not in text and "git+" not in text, name
     assert len(tool.set_repository(URL, copy)) == 1 + len(NOTEBOOKS)
-    pages = "https://someone.github.io/cnn-book/"
-    assert config(copy) == (URL, "https://colab.research.google.com", True, pages)
+    assert configured(copy) == URL
     for name in NOTEBOOKS:
         install, others = split(copy, name)
         assert f"    %pip install -q git+{URL}" in "".join(install["source"])
@@ -84,12 +81,12 @@ def test_set_and_unset(copy):
 def test_a_new_chapter_gets_the_address_that_the_book_has(copy, url):
     """What `python -m tools.set_repository` does, without an address."""
     tool.set_repository(url, copy)
-    assert tool.configured_address(copy) == url
+    assert configured(copy) == url
     before, new = contents(copy), copy / NOTEBOOKS[-1]
     content = json.loads(new.read_text("utf-8"))
     content["cells"] = [cell for cell in content["cells"] if cell["id"] != "install"]
     new.write_text(json.dumps(content), encoding="utf-8")
-    assert tool.set_repository(tool.configured_address(copy), copy) == [new]
+    assert tool.set_repository(root=copy) == [new]
     install, _ = split(copy, NOTEBOOKS[-1])
     assert "".join(install["source"]) == tool.install_cell(url)
     assert install["metadata"]["tags"] == ["remove-cell", "nbval-skip"]
@@ -113,16 +110,17 @@ def test_right_address(address):
     assert tool.clean_address(address) == URL
 
 
-def test_own_pages_site():
-    values = tool.config_values("https://github.com/Someone/someone.github.io")
-    assert values["baseurl"] == "https://someone.github.io/"
+def test_address_of_the_site():
+    pages_address = extension().pages_address
+    assert pages_address("https://github.com/Someone/Book") == "https://someone.github.io/Book/"
+    assert pages_address("https://github.com/Me/me.github.io") == "https://me.github.io/"
 
 
 def test_missing_key_is_told(copy):
     path = copy / "_config.yml"
-    path.write_text(path.read_text("utf-8").replace("colab_url", "other"), "utf-8")
+    path.write_text(path.read_text("utf-8").replace("  url:", "  other:"), "utf-8")
     before = contents(copy)
-    with pytest.raises(ValueError, match=r"_config\.yml.*'colab_url'.*0 times"):
+    with pytest.raises(ValueError, match=r"_config\.yml.*needs"):
         tool.set_repository(URL, copy)
     assert contents(copy) == before
 

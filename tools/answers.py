@@ -2,14 +2,13 @@
 
     python -m tools.answers                     whatever is not measured yet, in the book's order
     python -m tools.answers lenet batch-size    of these, what is not measured yet
-    python -m tools.answers --keep ~/measured   goes on where an earlier call was cut off
 
 An answer is a block of Python in a folded cell, with the comment `<!-- measured: NAME -->` before
 it, which no reader sees. It runs after the chapter's import cell and its cells tagged `net`, as it
 stands, with all its seeds; what it prints goes into the block of text under it, and the line that
 tells when and where under that. recordings/answers/NAME.json holds the same, with the history of
-each training run. With --keep a measured answer is stored in that folder as soon as it is done,
-and taken from there as long as its code is the same: an interrupted call loses one answer at most.
+each training run. It is written as soon as the answer is measured, and stands as long as the code
+is the same: a call that is cut off loses one answer, and its repetition goes on from there.
 """
 
 import argparse
@@ -55,14 +54,7 @@ def answers():
 
 def measured():
     """The answers that are measured, by name."""
-    found = {}
-    for answer in filter(lambda each: each.name, answers()):
-        if found.setdefault(answer.name, answer) is not answer:
-            raise notebooks.ChapterError(
-                f"chapters/{answer.chapter}.ipynb: two measured answers are called {answer.name}; "
-                "give one of them another name"
-            )
-    return found
+    return {answer.name: answer for answer in answers() if answer.name}
 
 
 def code_of(answer, notebook=None):
@@ -141,7 +133,7 @@ def told(record):
 
 
 def write(answer, content):
-    """Put what an answer printed under its code, and its record into recordings/."""
+    """Put what an answer printed under its code."""
     record, notebook = content["record"], notebooks.read(answer.chapter)
     (cell,) = (cell for cell in notebook.cells if cell.id == answer.cell)
 
@@ -154,7 +146,6 @@ def write(answer, content):
         )
 
     cell.source = blocks.BLOCK.sub(placed, cell.source)
-    files.write_json(record_path(answer.name), content)
     files.write_whole(notebooks.path(answer.chapter), files.notebook_text(notebook))
 
 
@@ -162,26 +153,18 @@ def write(answer, content):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these answers")
-    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="for what is done, see above")
-    parser.add_argument("--dry", action="store_true", help="measure nothing, write what is kept")
     args = parser.parse_args(argv)
     known = measured()
     if unknown := set(args.names) - set(known):
         raise SystemExit(f"answers: no answer is called {', '.join(sorted(unknown))}")
     for name in args.names or known:
-        answer, places = known[name], [record_path(name)]
-        if args.keep:
-            places.append(args.keep.expanduser() / f"{name}.json")
-        kept, code = filter(None, map(files.read_json, places)), code_of(answer)
-        content = next((each for each in kept if each["record"]["code"] == code), None)
-        if content is None:
-            print(f"answers: {name}" + ", not measured" * args.dry, flush=True)
-            if args.dry:
-                continue
-            files.refuse_read_only(notebooks.path(answer.chapter), *places)
-            with runs.alone(places[-1].with_suffix(".lock")):
+        answer, path = known[name], record_path(name)
+        content = files.read_json(path)
+        if not content or content["record"]["code"] != code_of(answer):
+            print(f"answers: {name}", flush=True)
+            with runs.alone(path.with_suffix(".lock")):
                 content = measure(answer)
-                files.write_json(places[-1], content)
+                files.write_json(path, content)
         answer = measured()[name]  # as it is by now
         if content["record"]["code"] != code_of(answer):
             raise SystemExit(f"answers: the code of {name} has changed meanwhile; run this again")

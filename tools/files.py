@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import stat
 
 import nbformat
 
@@ -37,15 +36,6 @@ def notebook_text(notebook):
     return nbformat.writes(notebook) + "\n"
 
 
-def refuse_read_only(*paths):
-    """Refuse files that are there and read-only, and folders that cannot be written to."""
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        read_only = path.exists() and not path.stat().st_mode & stat.S_IWUSR
-        if read_only or not os.access(path.parent, os.W_OK):
-            raise notebooks.ChapterError(f"{path} cannot be written to; make it writable")
-
-
 def replace(text, name, write):
     """Put what `write` makes of the old text between the two markers of that name."""
     begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
@@ -56,15 +46,9 @@ def replace(text, name, write):
     return before + begin + write(old) + end + after
 
 
-def write_or_check(fresh, argv=(), tool=None):
-    """Write the texts, path -> text, that a file has not; return the paths of these.
-
-    With --check end the tool where there is one.
-    """
-    stale = [path for path, text in fresh.items() if text != path.read_text("utf-8")]
-    if argv == ["--check"] and stale:
-        names = " and ".join(map(str, stale))
-        raise SystemExit(f"{names}: stale, run python -m tools.{tool}")
-    for path in stale:
-        write_whole(path, fresh[path])
-    return stale
+def write_changed(texts):
+    """Write the texts, path -> text, where a file has another; return the paths of these."""
+    changed = [path for path, text in texts.items() if text != path.read_text("utf-8")]
+    for path in changed:
+        write_whole(path, texts[path])
+    return changed

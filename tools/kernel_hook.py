@@ -25,7 +25,6 @@ def machine():
     """Where and with what the kernel runs."""
     device = d2lmini.try_gpu()
     return {
-        "helper": str(Path(d2lmini.__file__).parents[1]),
         "device": str(device),
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),

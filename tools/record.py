@@ -91,7 +91,6 @@ def record(name, folder, args):
             f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {calls} times; a "
             "record is of one call"
         )
-    files.refuse_read_only(notebooks.path(name), *paths(name), folder / name / "recording.json")
     begun = runs.begun(name, lambda committed: code_hash.training_code(committed, name))
     with runs.alone(folder / name / "lock"):
         state = state_of(folder / name, code, begun, args)
@@ -193,7 +192,6 @@ def take(name, folder):
         )
     check_outputs(name, state["outputs"], str(folder))
     json_path, weights_path = paths(name)
-    files.refuse_read_only(notebooks.path(name), json_path, weights_path)
     first = state["histories"][0]
     seconds = sum(first["train_seconds"])
     record = {
@@ -232,14 +230,12 @@ def check_outputs(name, outputs, *private):
 
 def write(name, notebook):
     """Write a notebook, the cells that ran numbered 1, 2, ..."""
-    count = 0
-    for cell in notebooks.code_cells(notebook):
-        if cell.execution_count is not None:
-            count += 1
-            cell.execution_count = count
+    ran = [cell for cell in notebooks.code_cells(notebook) if cell.execution_count is not None]
+    for count, cell in enumerate(ran, start=1):
+        cell.execution_count = count
         for output in cell.outputs:
             if output.output_type == "execute_result":
-                output.execution_count = cell.execution_count
+                output.execution_count = count
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = notebooks.LANGUAGE  # editors write their own
     notebook.metadata.kernelspec = notebooks.KERNEL

@@ -5,8 +5,7 @@
     python -m tools.set_repository           the same address, or none, again: for a new chapter
 
 Until it has run there is no button and no link to a repository anywhere, and the install cell tells
-what to do. Running it again, with the same address or another, is safe; comments in _config.yml and
-outputs in the notebooks stay.
+what to do. Running it again, with the same address or another, is safe.
 """
 
 import argparse
@@ -14,12 +13,12 @@ import re
 from pathlib import Path
 
 import nbformat
-import yaml
 
 from tools import files, notebooks
 
 ROOT = notebooks.ROOT
-ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9][A-Za-z0-9-]{0,38})/([A-Za-z0-9._-]{1,100})")
+ADDRESS = re.compile(r"(?a)https://github\.com/[A-Za-z0-9][A-Za-z0-9-]{0,38}/(?!\.)[\w.-]{1,100}")
+CONFIGURED = re.compile(r"(?m)^(repository:\n +url: +)(\S+)")  # in _config.yml, "" for none
 
 # The install cell, before and after the book has an address.
 CHECK = """\
@@ -42,39 +41,14 @@ def install_cell(url=""):
     return SET + url if url else UNSET
 
 
-def config_values(url=""):
-    """Return what _config.yml says for an address: key -> value as YAML text."""
-    owner, repo = ADDRESS.fullmatch(url).groups() if url else ("", "")
-    home = f"https://{owner.lower()}.github.io/"
-    pages = home if f"https://{repo.lower()}/" == home else f"{home}{repo}/"
-    return {
-        "url": url or '""',
-        "colab_url": "https://colab.research.google.com" if url else '""',
-        "use_repository_button": "true" if url else "false",
-        "baseurl": pages if url else '""',
-    }
-
-
 def clean_address(text):
     """Return the address without a closing slash or .git; refuse what is no GitHub address."""
     url = re.sub(r"(\.git)?/?$", "", text.strip())
-    if not ADDRESS.fullmatch(url) or url.rsplit("/", 1)[1] in (".", ".."):
+    if not ADDRESS.fullmatch(url):
         raise notebooks.ChapterError(
             f"{text!r} is no GitHub address; give one of the form https://github.com/OWNER/REPO"
         )
     return url
-
-
-def new_config(text, url):
-    """Return the text of _config.yml with the address's values; the rest stays to the letter."""
-    for key, value in config_values(url).items():
-        text, count = re.subn(rf"(?m)^(\s+{key}:[ ]+)(\S+)", lambda m, v=value: m[1] + v, text)
-        if count != 1:
-            raise notebooks.ChapterError(
-                f"_config.yml: the key {key!r} stands there {count} times, not once; "
-                "put it back as in the repository"
-            )
-    return text
 
 
 def new_notebook(notebook, url):
@@ -88,36 +62,32 @@ def new_notebook(notebook, url):
     return files.notebook_text(nbformat.from_dict({**notebook, "cells": cells}))
 
 
-def configured_address(root=ROOT):
-    """Return the address that _config.yml has, '' for none."""
-    config = yaml.safe_load(Path(root, "_config.yml").read_text("utf-8"))
-    url = config["repository"]["url"]
-    return clean_address(url) if url else ""
-
-
-def set_repository(url, root=ROOT):
-    """Write the address ('' takes it away) and return the files that changed."""
+def set_repository(url=None, root=ROOT):
+    """Write an address, '' for none, None for the one that is there; return the changed files."""
     config = Path(root, "_config.yml")
+    text = config.read_text("utf-8")
+    found = CONFIGURED.search(text)
+    if not found:
+        raise notebooks.ChapterError(
+            '_config.yml: it needs a line "repository:" and after that "  url: ..."; put them back'
+        )
+    url = found[2].strip('"') if url is None else url
+    url = clean_address(url) if url else ""
     # First make every new text, so that a fault in one file leaves all as they were.
-    new = {config: new_config(config.read_text("utf-8"), url)}
+    texts = {config: text.replace(found[0], found[1] + (url or '""'))}
     for name in notebooks.names(root):
-        new[notebooks.path(name, root)] = new_notebook(notebooks.read(name, root), url)
-    return files.write_or_check(new)
+        texts[notebooks.path(name, root)] = new_notebook(notebooks.read(name, root), url)
+    return files.write_changed(texts)
 
 
 @notebooks.exit_on_fault("set_repository")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument("address", nargs="?", help="on GitHub; default: as it is")
-    group.add_argument("--unset", action="store_true", help="take the address away again")
+    parser.add_argument("address", nargs="?", help="on GitHub; default: as it is")
+    parser.add_argument("--unset", action="store_true", help="take the address away again")
     args = parser.parse_args(argv)
-    address = configured_address() if args.address is None else clean_address(args.address)
-    changed = set_repository("" if args.unset else address)
-    for path in changed:
+    for path in set_repository("" if args.unset else args.address):
         print("wrote", path.relative_to(ROOT))
-    if not changed:
-        print("nothing to change")
 
 
 if __name__ == "__main__":
