@@ -89,15 +89,12 @@ function search(query) {
   return {results: isNear ? results.slice(0, 8) : results, isNear};
 }
 
-// The text around the first place found, from the start of its sentence where that is close.
+// The text around the first place found.
 function excerpt({section, found}) {
   const starts = found.map(each => section.plainAll.search(each)).filter(i => i >= 0);
   const at = starts.length ? Math.min(...starts) : 0;
-  let start = Math.max(0, at - 40);
-  const stop = section.text.slice(start, at).search(/[。！？；\n](?=[^。！？；]*$)/);
-  if (stop >= 0) start += stop + 1;
-  const end = Math.min(section.text.length, start + 120);
-  return {start, end};
+  const start = Math.max(0, at - 40);
+  return {start, end: Math.min(section.text.length, start + 140)};
 }
 
 // The places in a text that are found, [start, end], none over another.

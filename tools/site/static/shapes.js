@@ -199,12 +199,12 @@ function write({box, drawn, of}, {made, passes, params, flops}) {
 }
 
 // --- the page's figures, and its address ---------------------------------------------------------
-// The address keeps the sides of figures that were changed, by their numbers: ?fig1-1=28,96
-const figures = [...document.querySelectorAll("figure")].map((figure, i) => ({
+// The address keeps the sides of figures that were changed; of the page's second: ?fig2=28,96
+const figures = [...document.querySelectorAll("figure:has(svg[data-net])")].map((figure, i) => ({
   figure,
-  key: `fig${figure.querySelector("figcaption")?.textContent.match(/\d+-\d+/)?.[0] ?? `-${i + 1}`}`,
+  key: `fig${i + 1}`,
   columns: [...figure.querySelectorAll("svg[data-net]")].map(svg => new Column(svg)),
-})).filter(({columns}) => columns.length);
+}));
 
 let later;
 function keepInAddress() {

@@ -57,19 +57,15 @@ tip.className = "figure-tip";
 tip.hidden = true;
 tip.setAttribute("aria-hidden", "true"); // the box's own label says it
 document.body.append(tip);
-let about, leaving, pointer = {};
+let about, leaving;
 
 function tell(box) {
-  clearTimeout(leaving);
+  leaving = clearTimeout(leaving);
   if (box === about) return; // also where Esc has put the tip away
   about = box;
   tip.hidden = !box;
   if (!box) return;
-  tip.replaceChildren(...box.getAttribute("aria-label").split("；").map(words => {
-    const line = document.createElement("div");
-    line.textContent = words;
-    return line;
-  }));
+  tip.textContent = box.getAttribute("aria-label").replaceAll("；", "\n");
   place();
 }
 
@@ -84,20 +80,13 @@ function place() {
 }
 
 const boxAt = element => element?.closest?.(BOX) ?? null;
-addEventListener("pointerover", ({target}) => {
-  clearTimeout(leaving);
+addEventListener("mousemove", ({target}) => { // not "mouseover", which what a tip uncovers gets, too
   if (boxAt(target)) tell(boxAt(target));
-  else if (about && !tip.contains(target))
-    leaving = setTimeout(() => tell(boxAt(document.activeElement)), 200);
+  else if (tip.contains(target)) leaving = clearTimeout(leaving);
+  else leaving ??= setTimeout(() => tell(boxAt(document.activeElement)), 200);
 });
 addEventListener("focusin", ({target}) => tell(boxAt(target)));
 addEventListener("focusout", () => tell(null));
-addEventListener("pointermove", event => { pointer = event; });
-addEventListener("keydown", ({key}) => {
-  if (key !== "Escape" || tip.hidden) return;
-  tip.hidden = true; // and what lies under it is not told either before the pointer moves on
-  const {clientX = -1, clientY = -1} = pointer;
-  about = boxAt(document.elementFromPoint(clientX, clientY)) ?? about;
-});
+addEventListener("keydown", ({key}) => { if (key === "Escape") tip.hidden = true; });
 addEventListener("scroll", place, true);
 }
