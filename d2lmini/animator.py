@@ -1,7 +1,7 @@
 """A plot of running curves: one figure updated in place in a notebook, a line a point elsewhere."""
 
-import contextlib
 import math
+import operator
 import os
 import shutil
 import sys
@@ -126,9 +126,7 @@ class Progress:
 
     def __init__(self, history, num_epochs, train_iter, on_cuda, caption):
         self.history, self.num_epochs, self.on_cuda = history, num_epochs, on_cuda
-        self.num_batches = 0  # of a generator, or a DataLoader of an IterableDataset
-        with contextlib.suppress(TypeError):
-            self.num_batches = len(train_iter)
+        self.num_batches = operator.length_hint(train_iter)  # 0 where it cannot know
         points = (math.ceil(self.num_batches * k / POINTS_PER_EPOCH) for k in range(1, 5))
         self.points, self.status = set(points) - {self.num_batches}, None
         self.last_redraw = self.last_status = time.perf_counter()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from d2lmini.data import ImageIterator
+from d2lmini.device import rng_state
 
 
 class Checkpoint:
@@ -79,10 +80,9 @@ class Checkpoint:
         if self.path is None:
             return
         path, generator = Path(self.path), getattr(train_iter, "generator", None)
-        on_gpu, module = device.type != "cpu", getattr(torch, device.type)
         self.state = {
             "net": net.state_dict(), "scaler": scaler.state_dict(), "rng": torch.get_rng_state(),
-            "device_rng": module.get_rng_state(device) if on_gpu else None,
+            "device_rng": rng_state(device) if device.type != "cpu" else None,
             "order": generator.get_state() if isinstance(generator, torch.Generator) else None,
             "history": dataclasses.asdict(history),
         }  # fmt: skip

@@ -16,13 +16,12 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from d2lmini.data import ImageIterator
-from d2lmini.device import whole_number
+from d2lmini.device import rng_state, whole_number
 from d2lmini.network import dtype_of, evaluation_mode, images_are_independent, is_lazy, lay_out
 
 IMAGES_AT_ONCE = 64  # through a network on a CPU: a larger batch in parts takes less memory
 USED_UP = (types.GeneratorType, map, zip, enumerate, type(iter([])))  # by going over them once
 OUT_OF_MEMORY = "out of memory|allocate memory|not enough memory|ALLOC_FAILED"
-TORCH = Path(torch.__file__).parent
 
 
 def check_arguments(net, num_epochs, lr, seed):
@@ -137,7 +136,7 @@ def _try(net, X, labels, name, precision):
             net(X)  # layers find their sizes
         lay_out(net, precision.layout)
         with torch.autocast(precision.device.type, enabled=False), precision.autocast():
-            scores, again = net(X), net(X)
+            random_state, scores = rng_state(precision.device), net(X)
     except Exception as error:
         is_readers = isinstance(error, RuntimeError) and _layer_in(error) is None
         if is_readers and precision.layout != torch.contiguous_format:
@@ -149,11 +148,10 @@ def _try(net, X, labels, name, precision):
         raise ValueError("the network's scores are not finite before the first step: its weights "
                          "are not, or the images are too large")  # fmt: skip
     if X.is_floating_point() and X.abs().max() > 30:
-        hints["range"] = (f"note: images go up to {X.max().item():g}; learning rates such as the "
-                          "book's are for values from 0 to 1: divide by 255, as "
-                          "torchvision.transforms.ToTensor() does")  # fmt: skip
-    if not torch.equal(scores, again):
-        hints["random"] = "note: scores differ in evaluation mode: F.dropout needs self.training"
+        hints["range"] = (f"note: images go up to {X.max().item():g}; the book's learning rates "
+                          "are for 0 to 1: divide by 255, as ToTensor() does")  # fmt: skip
+    if not torch.equal(random_state, rng_state(precision.device)):
+        hints["random"] = "note: evaluation draws random numbers: F.dropout needs self.training"
     are_scores = scores.dim() == 2 and scores.shape[1] > 1 and scores.min() >= 0
     if are_scores and (scores.float().sum(1) - 1).abs().max() < 1e-3:
         hints["softmax"] = ("note: the network's outputs are probabilities already (softmax); the "
@@ -200,7 +198,7 @@ def raise_explained(error, name, net, X, size=0):
 def _layer_in(error):
     """The torch.nn module that raised and the tensor it was given; None for a reader's code."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if TORCH not in Path(frame.f_code.co_filename).parents:
+        if Path(torch.__file__).parent not in Path(frame.f_code.co_filename).parents:
             return None
         layer, values = frame.f_locals.get("self"), frame.f_locals.values()
         if frame.f_code.co_name == "forward" and isinstance(layer, nn.Module):

@@ -39,6 +39,12 @@ def try_gpu(i=0):
     return torch.device("mps" if i == 0 and torch.backends.mps.is_available() else "cpu")
 
 
+def rng_state(device):
+    """State of the random numbers that `device` draws, a uint8 tensor."""
+    module = torch if device.type == "cpu" else getattr(torch, device.type)
+    return module.get_rng_state(*([] if device.type == "cpu" else [device]))
+
+
 class Precision:
     """The arithmetic of a training run: `train_ch6`'s argument `precision` on `device`.
 
@@ -98,8 +104,7 @@ def _set_cuda_products(tf32, stack):
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     owners = matmul, getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None)
     older = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
-    # Torch 2.9 has newer names, and does not tell what was set by them under the older ones, which
-    # change both: the newer are put back last.
+    # The older names change what torch 2.9's newer ones say, too: the newer are put back last.
     for owner, name in [*((owner, "fp32_precision") for owner in owners), *older]:
         with contextlib.suppress(AttributeError, RuntimeError):
             stack.callback(setattr, owner, name, getattr(owner, name))

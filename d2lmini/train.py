@@ -249,4 +249,3 @@ def why_stop(sums, optimizer, epoch):
         return (f"all scores were exactly 0 in epoch {epoch}: the last ReLU is dead and every "
                 "gradient is 0, so waiting cannot help. Define the network anew (other initial "
                 f"weights), or try a smaller learning rate, lr={group['lr'] / 2:g}")  # fmt: skip
-    return None

@@ -227,7 +227,7 @@ def test_labels_have_names():
         *("t-shirt", "trouser", "pullover", "dress", "coat"),
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ]
-    with pytest.raises(ValueError, match="0 to 9, got 10"):
+    with pytest.raises(ValueError, match="labels 0 to 9"):
         get_fashion_mnist_labels([0, 10])
 
 

@@ -106,7 +106,7 @@ KNOWN = {}
 
 def unused_at_the_end(module, size):
     """How many rows and columns at the end no window reaches: they have no gradient."""
-    key = str(module), size
+    key = str(module), getattr(module, "ceil_mode", False), size  # of AvgPool2d not in its str
     if key not in KNOWN:
         rows, columns = map(torch.arange, size)
         # The largest value of each window is its last, which max pooling takes.

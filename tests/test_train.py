@@ -417,7 +417,7 @@ def test_out_of_memory_says_what_to_try(error, when):
     if when == "training":
         raise_at(1, net[6], error)
     elif when == "evaluation":
-        raise_at(5, net[6], error, training=False)  # after the look
+        raise_at(3, net[6], error, training=False)  # after the look
     else:
 
         def fail(gradient):
