@@ -362,7 +362,7 @@ MADE_UP = """() => {
   add("long", "长", `${"头".repeat(30)}。辰巳午未。${"尾".repeat(200)}`);
   add("numbers", "数", "11×1 1×11 qux-11 0.8812");
   globalThis.found = query => search(query).results.map(r => r.section.url);
-  globalThis.shown = (r, {start, end} = excerpt(r)) => r.section.text.slice(start, end);
+  globalThis.shown = (r, start = excerptStart(r)) => r.section.text.slice(start, start + 140);
   globalThis.marked = (...parts) => mark(document.createElement("p"), "卷积层", parts.map(pattern));
   globalThis.type = (value, event) => {
     field.value = value;
