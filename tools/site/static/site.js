@@ -13,20 +13,19 @@ const take = (element, name) => {
 };
 
 for (const svg of document.querySelectorAll("figure svg[role]")) {
-  const [title, words] = [take(svg, "title"), take(svg, "desc") ?? svg.getAttribute("aria-label")];
-  svg.removeAttribute("aria-labelledby");
+  const title = take(svg, "title"), words = take(svg, "desc") ?? svg.getAttribute("aria-label");
+  svg.removeAttribute("aria-labelledby"); // charts recorded earlier have their words in <desc>
   if (!svg.matches(".d2lm")) { // a chart: the caption stands under it
     svg.setAttribute("aria-label", words);
     continue;
   }
-  svg.dataset.name = title ?? "网络";
-  svg.setAttribute("aria-label", `${svg.dataset.name}的结构，方向键逐层查看`);
+  svg.dataset.name = title;
+  svg.setAttribute("aria-label", `${title}的结构，方向键逐层查看`);
   svg.setAttribute("aria-description", words);
-  for (const panel of svg.querySelectorAll(".d2lm-tip")) panel.remove();
   for (const box of svg.querySelectorAll(BOX)) {
-    const said = take(box, "title") ?? "";
-    box.dataset.name = said.split(/；|\n/)[0];
-    if (!box.hasAttribute("aria-label")) box.setAttribute("aria-label", said.replaceAll("\n", "；"));
+    const facts = take(box, "title");
+    box.dataset.name = facts.split("\n")[0];
+    box.setAttribute("aria-label", facts.replaceAll("\n", "；"));
   }
 }
 
