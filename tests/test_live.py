@@ -61,9 +61,7 @@ def rounded():
     """The chapter's network with the rounded weights, for evaluation."""
     net = build("googlenet", "cpu")
     content = (notebooks.ROOT / "recordings/weights/googlenet.bin").read_bytes()
-    net.load_state_dict(
-        {name: torch.tensor(n).reshape(shape) for name, shape, n in weights.unpack(content)}
-    )
+    net.load_state_dict(dict(weights.unpack(content)))
     return net.eval()
 
 

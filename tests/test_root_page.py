@@ -1,4 +1,4 @@
-"""The root page and CONTRIBUTING.md: tables and charts are those of notebooks and recordings."""
+"""The root page: its tables and charts are those of notebooks and recordings."""
 
 import re
 

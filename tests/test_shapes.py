@@ -513,13 +513,13 @@ def test_the_address_keeps_the_sides(browser, server, scheme):
         whole, last = (page.locator(columns.format(i)) for i in (2, 3))
         whole.locator("input").fill("200")
         last.locator("input").fill("7")
-        page.wait_for_url("**/googlenet.html?q=1&fig4-2=200&fig4-3=96,7#inception")
+        page.wait_for_url("**/googlenet.html?q=1&fig2=200&fig3=96,7#inception")
         page.reload()
         assert last.locator("input").input_value() == "7"
         whole.locator("button").click()
         last.locator("button").click()
         page.wait_for_url("**/googlenet.html?q=1#inception")
-        for query, side in (("?fig4-2=<b>&fig4-3=,5000", "96"), ("?fig4-2=64", "64")):
+        for query, side in (("?fig2=<b>&fig3=,5000", "96"), ("?fig2=64", "64")):
             tab.open(address(base, "chapters/googlenet", query))
             assert whole.locator("input").input_value() == side
             assert last.locator("input").input_value() == "24"
@@ -544,7 +544,7 @@ def test_fields_are_in_sight_and_the_page_stays_as_wide(browser, width):
 
 def test_after_the_end_all_is_pale_and_the_reason_stands_beside_the_arrow(browser):
     with Tab(browser) as tab:
-        page = tab.open(address(SITE.as_uri(), "chapters/vgg", "?fig2-1=20,1,20"))
+        page = tab.open(address(SITE.as_uri(), "chapters/vgg", "?fig1=20,1,20"))
         columns = page.locator(".shapes-changed > svg").all()
         assert len(columns) == 3
         for column in columns:
@@ -585,7 +585,7 @@ def test_axe_finds_nothing_in_changed_figures(browser, mode):
         give_up("no axe-playwright-python: pip install -r requirements-dev.txt")
     script = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
     with Tab(browser, color_scheme=mode) as tab:
-        for query in ("", "?fig2-1=40,1,96"):
+        for query in ("", "?fig1=40,1,96"):
             page = tab.open(address(SITE.as_uri(), "chapters/vgg", query))
             page.evaluate(THIN)
             page.wait_for_timeout(300)

@@ -2,19 +2,17 @@
 
     python -m tools.answers                     whatever is not measured yet, in the book's order
     python -m tools.answers lenet batch-size    of these, what is not measured yet
-    python -m tools.answers --keep ~/measured   goes on where an earlier call was cut off
 
 An answer is a block of Python in a folded cell, with the comment `<!-- measured: NAME -->` before
 it, which no reader sees. It runs after the chapter's import cell and its cells tagged `net`, as it
 stands, with all its seeds; what it prints goes into the block of text under it, and the line that
 tells when and where under that. recordings/answers/NAME.json holds the same, with the history of
-each training run. With --keep a measured answer is stored in that folder as soon as it is done,
-and taken from there as long as its code is the same: an interrupted call loses one answer at most.
+each training run. It is written as soon as the answer is measured, and stands as long as the code
+is the same: a call that is cut off loses one answer, and its repetition goes on from there.
 """
 
 import argparse
 import dataclasses
-import datetime
 import json
 import re
 import time
@@ -43,38 +41,29 @@ class Answer:
         return f"{self.chapter}-{self.cell}" + (f"-{self.name}" if self.name else "")
 
 
-def answers(root=None):
+def answers():
     """Every block of Python in the folded cells, in the book's order."""
     return [
         Answer(chapter, cell.id, *found.group("name", "code", "text", "told"))
-        for chapter in notebooks.names(root)
-        for cell in notebooks.read(chapter, root).cells
+        for chapter in notebooks.names()
+        for cell in notebooks.read(chapter).cells
         if cell.cell_type == "markdown" and "<details>" in cell.source
         for found in blocks.BLOCK.finditer(cell.source)
     ]
 
 
-def measured(root=None):
+def measured():
     """The answers that are measured, by name."""
-    found = {}
-    for answer in answers(root):
-        if answer.name in found:
-            raise notebooks.ChapterError(
-                f"chapters/{answer.chapter}.ipynb: two measured answers are called {answer.name}; "
-                "give one of them another name"
-            )
-        if answer.name:
-            found[answer.name] = answer
-    return found
+    return {answer.name: answer for answer in answers() if answer.name}
 
 
-def code_of(answer):
-    """The hash that an answer's record goes by."""
-    return code_hash.answer_hash(notebooks.read(answer.chapter), answer.code)
+def code_of(answer, notebook=None):
+    """The hash that an answer's record goes by, in some version of its notebook."""
+    return code_hash.answer_hash(notebook or notebooks.read(answer.chapter), answer.code)
 
 
-def record_path(name, root=None):
-    return Path(root or notebooks.ROOT) / RECORDINGS / f"{name}.json"
+def record_path(name):
+    return notebooks.ROOT / RECORDINGS / f"{name}.json"
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -90,20 +79,19 @@ def seeds_of(answer):
     )
 
 
-def cells_of(answer, notebook):
-    """What an answer's code and the text around it are in some version of its notebook."""
-    text = [cell.source for cell in notebook.cells if cell.id == answer.cell]
-    return code_hash.answer_hash(notebook, answer.code), text
-
-
 def measure(answer):
     """Run an answer in full, in a kernel of its own; return its record and its histories."""
     seeds, code = seeds_of(answer), code_of(answer)
-    commit = runs.commit(answer.chapter, lambda notebook: cells_of(answer, notebook))
+
+    def cells_of(notebook):
+        text = [cell.source for cell in notebook.cells if cell.id == answer.cell]
+        return code_of(answer, notebook), text
+
+    begun = runs.begun(answer.chapter, cells_of)
     before = notebooks.network_cells(notebooks.read(answer.chapter))
     cell = nbformat.v4.new_code_cell(answer.code)
     notebook = nbformat.v4.new_notebook(cells=[*before, cell])
-    started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
+    clock = time.perf_counter()
     with runs.Kernel(notebook) as kernel:
         for each in notebook.cells:
             kernel.call("watch", 0)
@@ -113,8 +101,7 @@ def measure(answer):
     record = {
         "chapter": answer.chapter,
         **kernel.machine,
-        "commit": commit,
-        "started": started.isoformat(timespec="seconds"),
+        **begun,
         "wall_seconds": round(time.perf_counter() - clock, 1),
         "cpu_seconds": round(cpu_now - cpu, 1),
         "seeds": seeds,
@@ -123,12 +110,9 @@ def measure(answer):
     }
     for history in histories:
         del history["curve"]
-    return {"record": record, "histories": rounded(histories)}
-
-
-def rounded(histories):
-    """Their numbers with six digits behind the point."""
-    return json.loads(json.dumps(histories), parse_float=lambda text: round(float(text), 6))
+    text = json.dumps(histories)  # six digits behind the point are enough
+    histories = json.loads(text, parse_float=lambda number: round(float(number), 6))
+    return {"record": record, "histories": histories}
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -149,9 +133,8 @@ def told(record):
 
 
 def write(answer, content):
-    """Put what an answer printed under its code, and its record into recordings/."""
-    record, path = content["record"], notebooks.path(answer.chapter)
-    notebook = notebooks.read(answer.chapter)
+    """Put what an answer printed under its code."""
+    record, notebook = content["record"], notebooks.read(answer.chapter)
     (cell,) = (cell for cell in notebook.cells if cell.id == answer.cell)
 
     def placed(found):
@@ -163,39 +146,25 @@ def write(answer, content):
         )
 
     cell.source = blocks.BLOCK.sub(placed, cell.source)
-    files.write_json(record_path(answer.name), content)
-    files.write_notebook(path, notebook)
-
-
-def load(path, answer):
-    """What a file holds of this answer's code, or None."""
-    content = files.read_json(path)
-    return content if content and content["record"]["code"] == code_of(answer) else None
+    files.write_whole(notebooks.path(answer.chapter), files.notebook_text(notebook))
 
 
 @notebooks.exit_on_fault("answers")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these answers")
-    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="for what is done, see above")
-    parser.add_argument("--dry", action="store_true", help="measure nothing, write what is kept")
     args = parser.parse_args(argv)
     known = measured()
     if unknown := set(args.names) - set(known):
         raise SystemExit(f"answers: no answer is called {', '.join(sorted(unknown))}")
     for name in args.names or known:
-        answer, places = known[name], [record_path(name)]
-        if args.keep:
-            places.append(args.keep.expanduser() / f"{name}.json")
-        content = next(filter(None, (load(path, answer) for path in places)), None)
-        if content is None:
-            print(f"answers: {name}" + ", not measured" * args.dry, flush=True)
-            if args.dry:
-                continue
-            files.refuse_read_only(notebooks.path(answer.chapter), *places)
-            with runs.alone(places[-1].with_suffix(".lock")):
+        answer, path = known[name], record_path(name)
+        content = files.read_json(path)
+        if not content or content["record"]["code"] != code_of(answer):
+            print(f"answers: {name}", flush=True)
+            with runs.alone(path.with_suffix(".lock")):
                 content = measure(answer)
-                files.write_json(places[-1], content)
+                files.write_json(path, content)
         answer = measured()[name]  # as it is by now
         if content["record"]["code"] != code_of(answer):
             raise SystemExit(f"answers: the code of {name} has changed meanwhile; run this again")

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from typing import NamedTuple
+from types import SimpleNamespace
 from unittest import mock
 
 # A block: the comment that names a measured answer, the code, the text that it prints, and the line
@@ -17,24 +17,20 @@ BLOCK = re.compile(
 )
 
 
-class Ran(NamedTuple):
-    """What a block did."""
-
-    code: str
-    text: str | None  # what the page says it prints
-    printed: str
-    figures: list  # of HTML
-
-
 def run(code, namespace, text=None):
-    """Run code among the names of a namespace, which it adds to, as a cell of a notebook does."""
+    """Run code among the names of a namespace, which it adds to, as a cell of a notebook does.
+
+    Returns its `code`, the `text` that the page says it prints, what it `printed`, and the
+    `figures` that it drew, as HTML.
+    """
     shown = []
     with (
         mock.patch("d2lmini.figures.inline_svg.display", shown.append),
         contextlib.redirect_stdout(io.StringIO()) as printed,
     ):
         exec(compile(code, f"block {code[:40]!r}", "exec"), namespace)
-    return Ran(code, text, printed.getvalue(), [figure.html for figure in shown])
+    figures = [figure.html for figure in shown]
+    return SimpleNamespace(code=code, text=text, printed=printed.getvalue(), figures=figures)
 
 
 def run_all(page):

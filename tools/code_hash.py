@@ -6,7 +6,6 @@ changed function that the training never calls leave the record standing.
 """
 
 import ast
-import builtins
 import contextlib
 import dis
 import hashlib
@@ -113,21 +112,16 @@ def _statements(cells):
 
 
 def _check_bound(name, needed, others):
-    """Refuse a training that depends on a name which no hashed cell binds, or another cell too."""
-    bound = {name for statement in needed for name in statement.bound} | set(dir(builtins))
-    elsewhere = {}
+    """Refuse a training that depends on a name which a cell that is not hashed binds, too."""
+    read = {word for statement in needed for word in statement.read}
     for cell in others:
         with contextlib.suppress(SyntaxError):  # a magic
             for statement in parsed(cell.id, cell.source):
-                elsewhere.update(dict.fromkeys(statement.bound, cell.id))
-    for statement in needed:
-        for word in sorted(statement.read):
-            if word in elsewhere or word not in bound:
-                found = f", which cell {elsewhere[word]} binds" if word in elsewhere else ""
-                raise notebooks.ChapterError(
-                    f"chapters/{name}.ipynb: the training depends on {word} (in cell "
-                    f"{statement.cell}){found}; bind it in a cell tagged net or setup, in no other"
-                )
+                for word in sorted(statement.bound & read):
+                    raise notebooks.ChapterError(
+                        f"chapters/{name}.ipynb: the training depends on {word}, which cell "
+                        f"{cell.id} binds; bind it in a cell tagged net or setup, in no other"
+                    )
 
 
 def tree_hash(tree):

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import stat
-import tempfile
 
 import nbformat
 
@@ -34,22 +32,8 @@ def read_json(path):
     return None
 
 
-def write_notebook(path, notebook):
-    write_whole(path, nbformat.writes(notebook) + "\n")
-
-
-def refuse_read_only(*paths):
-    """Refuse files that are there and read-only, and folders that cannot be written to."""
-    for path in paths:
-        folder = path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryFile(dir=folder):
-                read_only = path.exists() and not path.stat().st_mode & stat.S_IWUSR
-        except OSError:
-            read_only = True
-        if read_only:
-            raise notebooks.ChapterError(f"{path} cannot be written to; make it writable")
+def notebook_text(notebook):
+    return nbformat.writes(notebook) + "\n"
 
 
 def replace(text, name, write):
@@ -62,11 +46,9 @@ def replace(text, name, write):
     return before + begin + write(old) + end + after
 
 
-def write_or_check(fresh, argv, tool):
-    """Write texts, path -> text, or with --check end the tool where a file has another."""
-    stale = [path for path, text in fresh.items() if text != path.read_text("utf-8")]
-    if argv == ["--check"] and stale:
-        names = " and ".join(map(str, stale))
-        raise SystemExit(f"{names}: stale, run python -m tools.{tool}")
-    for path in stale:
-        write_whole(path, fresh[path])
+def write_changed(texts):
+    """Write the texts, path -> text, where a file has another; return the paths of these."""
+    changed = [path for path, text in texts.items() if text != path.read_text("utf-8")]
+    for path in changed:
+        write_whole(path, texts[path])
+    return changed

@@ -1,12 +1,10 @@
 """Run the code of the page on d2lmini and put the figure that it draws into it.
 
-python -m tools.helper_page            writes chapters/d2lmini.md
-python -m tools.helper_page --check    fails when it is stale
+python -m tools.helper_page    writes chapters/d2lmini.md
 """
 
 import os
 import re
-import sys
 
 from tools import blocks, files, notebooks
 
@@ -22,10 +20,10 @@ def page():
 
 
 @notebooks.exit_on_fault("helper_page")
-def main(argv):
+def main():
     os.environ.setdefault("D2LMINI_DATA", str(notebooks.ROOT / "tests" / "data"))
-    files.write_or_check({PAGE: page()}, argv, "helper_page")
+    files.write_changed({PAGE: page()})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -25,7 +25,6 @@ def machine():
     """Where and with what the kernel runs."""
     device = d2lmini.try_gpu()
     return {
-        "helper": str(Path(d2lmini.__file__).parents[1]),
         "device": str(device),
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
@@ -58,7 +57,8 @@ def watch(seed, options=None, done=None, rounded=None):
         else:
             history = trainer(net, train_iter, test_iter, *args, **kwargs | (options or {}))
         histories.append(dataclasses.asdict(history))
-        if rounded and not history.stopped and weights.size(net.state_dict()) <= weights.LARGEST:
+        numbers = sum(tensor.numel() for tensor in net.state_dict().values())
+        if rounded and not history.stopped and numbers <= weights.LARGEST:
             _round(net, test_iter, Path(rounded))
         return history
 
@@ -74,12 +74,7 @@ def _round(net, test_iter, path):
     """Write the network's rounded weights, and beside them their accuracy on the test images."""
     content = weights.pack(net.state_dict())
     copied = copy.deepcopy(net)
-    copied.load_state_dict(
-        {
-            name: torch.tensor(numbers).reshape(shape)
-            for name, shape, numbers in weights.unpack(content)
-        }
-    )
+    copied.load_state_dict(dict(weights.unpack(content)))
     files.write_whole(path, content)
     test_acc = d2lmini.evaluate_accuracy_gpu(copied, test_iter)
     files.write_json(path.with_suffix(".json"), {"test_acc": test_acc})

@@ -51,13 +51,8 @@ class Chapter:
 
 def pages(root=None):
     """The book's files in the order of `_toc.yml`, the root page first, as paths from `root`."""
-    root = Path(root or ROOT)
-    try:
-        toc = yaml.safe_load((root / "_toc.yml").read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ChapterError(f"_toc.yml cannot be read: {' '.join(str(error).split())}") from error
-    found = []
-    for entry in _entries(toc):
+    root, found = Path(root or ROOT), []
+    for entry in _entries(yaml.safe_load((root / "_toc.yml").read_text("utf-8"))):
         files = [Path(f"{entry}{suffix}") for suffix in ("", ".ipynb", ".md")]
         page = next((file for file in files if (root / file).is_file()), None)
         if page is None:
@@ -65,8 +60,6 @@ def pages(root=None):
                 f"_toc.yml names {entry}, but there is no file {entry}.ipynb or {entry}.md; "
                 "add the file or take the entry out"
             )
-        if page.suffix == ".ipynb" and page.parent != Path("chapters"):
-            raise ChapterError(f"{page.as_posix()} is not in chapters/; move it there")
         found.append(page)
     return found
 
@@ -137,36 +130,18 @@ def exit_on_fault(tool):
 
 def chapters(root=None):
     """Every chapter, in the book's order."""
-    found = [chapter(name, root) for name in names(root)]
-    for i, one in enumerate(found):
-        for other in found[:i]:
-            if one.label == other.label:  # charts would show one of the two
-                raise ChapterError(
-                    f"chapters/{one.name}.ipynb: its label {one.label!r} is that of "
-                    f"chapters/{other.name}.ipynb too; give it one of its own"
-                )
-    return found
+    return [chapter(name, root) for name in names(root)]
 
 
 def chapter(name, root=None):
     """What a chapter's metadata and cells say."""
     file, notebook = f"chapters/{name}.ipynb", read(name, root)
-    described = notebook.metadata.get("chapter")
-    if not isinstance(described, dict):
+    described = notebook.metadata.get("chapter", {})
+    if missing := [key for key in EXAMPLE if not described.get(key)]:
         raise ChapterError(
-            f'{file}: the notebook\'s metadata lacks "chapter"; add it, as for example '
+            f"{file}: the notebook's metadata lacks {', '.join(missing)}; write as for example "
             f'"chapter": {json.dumps(EXAMPLE, ensure_ascii=False)}'
         )
-    for key, example in EXAMPLE.items():
-        value = described.get(key)
-        latin = key != "label" or str(value).isascii()  # the charts' font knows no Chinese
-        if type(value) is not type(example) or not value or not latin:
-            raise ChapterError(
-                f'{file}: "{key}" in the metadata "chapter" is '
-                f"{repr(value) if key in described else 'missing'}; write it as for example "
-                f"{json.dumps(example, ensure_ascii=False)}"
-                + (", in Latin letters" if key == "label" else "")
-            )
     return Chapter(name, **{key: described[key] for key in EXAMPLE}, **_settings(name, notebook))
 
 
@@ -189,9 +164,6 @@ def _settings(name, notebook):
         raise _Trained(train_iter, lr)
 
     file = f"chapters/{name}.ipynb"
-    training = code_cells(notebook, "training")
-    if not training:
-        raise ChapterError(f"{file}: no cell is tagged training; tag the one that trains the net")
     try:
         with (
             torch.device("meta"),
@@ -199,27 +171,19 @@ def _settings(name, notebook):
             mock.patch("d2lmini.train_ch6", train),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            _run(name, [*network_cells(notebook, "setup"), *training])
+            _run(name, network_cells(notebook, "setup", "training"))
     except _Trained as trained:
         loaded, lr = trained.args
     else:
         raise ChapterError(
-            f"{file}: the cell tagged training does not call d2l.train_ch6; train with it there"
+            f"{file}: no cell tagged training calls d2l.train_ch6; tag the one that trains the net"
         )
     if not isinstance(loaded, dict):
         raise ChapterError(
             f"{file}: d2l.train_ch6 is not given what d2l.load_data_fashion_mnist returned; load "
             "the data with it in a cell tagged setup"
         )
-    found = {"side": loaded["side"], "lr": lr, "batch_size": loaded["batch_size"]}
-    for setting, value in found.items():
-        kind = (int, float) if setting == "lr" else int
-        if isinstance(value, bool) or not isinstance(value, kind) or value <= 0:
-            raise ChapterError(
-                f"{file}: the training's {setting} is {value!r}; give it a positive "
-                f"{'number' if setting == 'lr' else 'whole number'}"
-            )
-    return found
+    return {**loaded, "lr": lr}
 
 
 # --- the networks and the code --------------------------------------------------------------------
@@ -239,8 +203,8 @@ def _run(name, cells):
             exec(compile(cell.source, f"{name}.ipynb, cell {cell.id}", "exec"), namespace)
         except Exception as error:
             raise ChapterError(
-                f"chapters/{name}.ipynb: cell {cell.id} fails after the import cell and the tagged "
-                f"cells before it alone ({error!r}); tag what it needs net or setup"
+                f"chapters/{name}.ipynb: cell {cell.id} fails after the cell with the id imports "
+                f"and the tagged cells before it alone ({error!r}); tag what it needs net or setup"
             ) from error
     return namespace
 
@@ -251,12 +215,10 @@ def network_namespace(name):
     `net` is the network the chapter trains; VGG's full network is `vgg(conv_arch)`. Weights are
     made on torch's default device: under `torch.device("meta")` there are none.
     """
-    file, cells = f"chapters/{name}.ipynb", network_cells(read(name))
-    if not any(cell.id == "imports" for cell in cells):
-        raise ChapterError(f'{file}: no cell has the id "imports"; give it to the import cell')
-    if not any("net" in tags(cell) for cell in cells):
-        raise ChapterError(f"{file}: no cell is tagged net; tag those that define networks")
-    namespace = _run(name, cells)
+    namespace = _run(name, network_cells(read(name)))
     if "net" not in namespace:
-        raise ChapterError(f"{file}: no cell tagged net defines net; call the trained network so")
+        raise ChapterError(
+            f"chapters/{name}.ipynb: no cell tagged net defines net; tag those that define "
+            "networks, and call the trained one so"
+        )
     return namespace

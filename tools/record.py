@@ -12,7 +12,6 @@ into recordings/NAME.json and, where they are few, rounded weights into recordin
 """
 
 import argparse
-import datetime
 from pathlib import Path
 
 import nbformat
@@ -92,10 +91,9 @@ def record(name, folder, args):
             f"chapters/{name}.ipynb: the cell tagged training calls d2l.train_ch6 {calls} times; a "
             "record is of one call"
         )
-    files.refuse_read_only(notebooks.path(name), *paths(name), folder / name / "recording.json")
-    commit = runs.commit(name, lambda committed: code_hash.training_code(committed, name))
+    begun = runs.begun(name, lambda committed: code_hash.training_code(committed, name))
     with runs.alone(folder / name / "lock"):
-        state = begun(name, folder / name, code, commit, args)
+        state = state_of(folder / name, code, begun, args)
         for number, seed in enumerate(range(args.seed, args.seed + args.seeds)):
             if number >= len(state["histories"]):
                 train(name, folder / name, notebook, state, seed)
@@ -104,25 +102,23 @@ def record(name, folder, args):
         take(name, folder)
 
 
-def begun(name, folder, code, commit, args):
+def state_of(folder, code, begun, args):
     """The state of a recording, as recording.json holds it: of an earlier run, or a new one."""
     options = {"seed": args.seed, "precision": args.precision}
     state = files.read_json(folder / "recording.json")
     if state is None and args.from_weights:
         raise notebooks.ChapterError(f"{folder} holds no recording")
     if state is None:
-        started = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        return {"code": {**code, "trained": {}}, "options": options, "commit": commit,
-                "started": started, "machine": None, "histories": [], "outputs": {}}  # fmt: skip
+        return {"code": {**code, "trained": {}}, "options": options, **begun,
+                "machine": None, "histories": [], "outputs": {}}  # fmt: skip
     if cells := ", ".join(differing(state["code"], code)[0]):
         raise notebooks.ChapterError(
             f"{folder} holds a training of other code, cell {cells} differs; name another folder"
         )
     if args.from_weights:
         args.seed, args.seeds = state["options"]["seed"], len(state["histories"])
-        args.precision = state["options"]["precision"]
     elif len(state["histories"]) < args.seeds and (
-        state["options"] != options or state["commit"] != commit
+        state["options"] != options or state["commit"] != begun["commit"]
     ):
         raise notebooks.ChapterError(
             f"{folder} holds a training of commit {state['commit'][:7]} with {state['options']}; "
@@ -196,10 +192,9 @@ def take(name, folder):
         )
     check_outputs(name, state["outputs"], str(folder))
     json_path, weights_path = paths(name)
-    files.refuse_read_only(notebooks.path(name), json_path, weights_path)
     first = state["histories"][0]
     seconds = sum(first["train_seconds"])
-    notebook.metadata["d2lmini"] = {
+    record = {
         **state["machine"],
         **{key: state[key] for key in ("commit", "started")},
         **{key: first[key] for key in ("seed", "precision")},
@@ -209,12 +204,11 @@ def take(name, folder):
         **{key: first[key][-1] for key in ("train_loss", "train_acc", "test_acc")},
         "code": now,
     }
-    rounded = files.read_json(folder / "weights.json")
-    if rounded:
+    if rounded := files.read_json(folder / "weights.json"):
         files.write_whole(weights_path, (folder / "weights.bin").read_bytes())
-        notebook.metadata["d2lmini"]["rounded"] = rounded
-    content = {"record": notebook.metadata["d2lmini"], "histories": state["histories"]}
-    files.write_json(json_path, content)
+        record["rounded"] = rounded
+    notebook.metadata["d2lmini"] = record
+    files.write_json(json_path, {"record": record, "histories": state["histories"]})
     for cell in results:
         cell.outputs = nbformat.from_dict(state["outputs"][cell.id])
         cell.execution_count = 0
@@ -236,18 +230,16 @@ def check_outputs(name, outputs, *private):
 
 def write(name, notebook):
     """Write a notebook, the cells that ran numbered 1, 2, ..."""
-    count = 0
-    for cell in notebooks.code_cells(notebook):
-        if cell.execution_count is not None:
-            count += 1
-            cell.execution_count = count
+    ran = [cell for cell in notebooks.code_cells(notebook) if cell.execution_count is not None]
+    for count, cell in enumerate(ran, start=1):
+        cell.execution_count = count
         for output in cell.outputs:
             if output.output_type == "execute_result":
-                output.execution_count = cell.execution_count
+                output.execution_count = count
     notebook.metadata.pop("widgets", None)
     notebook.metadata.language_info = notebooks.LANGUAGE  # editors write their own
     notebook.metadata.kernelspec = notebooks.KERNEL
-    files.write_notebook(notebooks.path(name), notebook)
+    files.write_whole(notebooks.path(name), files.notebook_text(notebook))
     print(f"record: wrote {notebooks.path(name)}")
 
 

@@ -1,7 +1,6 @@
-"""Write what the root page and CONTRIBUTING.md say about the networks and the recorded trainings.
+"""Write what the root page, chapters/index.md, says about the networks and recorded trainings.
 
-python -m tools.root_page            writes chapters/index.md and CONTRIBUTING.md
-python -m tools.root_page --check    fails when one of them is stale
+    python -m tools.root_page
 
 The figures come from the notebooks' networks and from recordings/NAME.json; which chapters there
 are and what they say of themselves, from tools/notebooks.py.
@@ -12,9 +11,7 @@ import functools
 import hashlib
 import re
 import statistics
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
@@ -26,41 +23,13 @@ from d2lmini.figures.tracing import trace
 from tools import code_hash, files, notebooks
 
 PAGE = notebooks.ROOT / "chapters" / "index.md"
-CONTRIBUTING = notebooks.ROOT / "CONTRIBUTING.md"
 NUMERALS = dict(enumerate("零一二三四五六七八九十"))
 # What the charts' pictures depend on besides their numbers.
 DRAWN_BY = [Path(__file__), *sorted((notebooks.ROOT / "d2lmini" / "figures").glob("*.py"))]
-ALONE = 0.8  # of the processors' time, at least: a training that shared the machine got less
-SHARED = "\n“—”：录制时机器还在做别的事，吞吐量不作数。\n"
 COSTS_CAPTION = "{}个网络的参数和计算量，每一段是一层或一种层"
 CURVES_CAPTION = "各网络每一轮之后的测试精度"
-HEAD = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
-
-
-class Wording(NamedTuple):
-    """How a page tells of the trainings: the table's head, hours and minutes, what is missing."""
-
-    head: tuple
-    duration: str
-    missing: str
-    comma: str
-
-
-ENGLISH = Wording(
-    ("Chapter", "Seeds", "Test accuracy", "Training time", "Device", "Software, precision", "Date"),
-    "{} h {} min", "Not recorded yet: the full training of {}.", ", ",
-)  # fmt: skip
-CHINESE = Wording(
-    ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期"),
-    "{}小时{}分", "尚未录制完整训练：{}。", "、",
-)  # fmt: skip
-
-
-def networks(chapters):
-    """The chapters' networks, without numbers, and their input shapes."""
-    with torch.device("meta"):
-        nets = [notebooks.network_namespace(chapter.name)["net"] for chapter in chapters]
-    return nets, [(1, 1, chapter.side, chapter.side) for chapter in chapters]
+NETWORKS = ("网络", "年份", "主要想法", "参数量", "每张图像FLOPs", "输入", "测试精度", "吞吐量")
+TRAININGS = ("网络", "种子个数", "测试精度", "训练用时", "设备", "软件与数值格式", "日期")
 
 
 def recordings(chapters):
@@ -74,12 +43,6 @@ def recordings(chapters):
     return found
 
 
-def shared_machine(record):
-    """Whether other work took processor time from a CPU recording; older ones do not tell."""
-    available = record.get("threads", 0) * record["training_seconds"]
-    return record["device"] == "cpu" and record.get("cpu_seconds", available) < ALONE * available
-
-
 def markdown_table(head, rows):
     rows = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
@@ -87,19 +50,17 @@ def markdown_table(head, rows):
 
 def network_table(chapters, costs, recorded):
     """The networks; a chapter whose training is not recorded yet says so."""
-    rows, note = [], ""
+    rows = []
     for chapter, cost in zip(chapters, costs, strict=True):
         result = ("尚未录制", "尚未录制")
         if chapter.name in recorded:
             record = recorded[chapter.name]["record"]
             rate = f"{record['examples_per_sec']:,.0f}张/秒（{record['device']}）"
-            if shared_machine(record):
-                rate, note = "—", SHARED
             result = (f"{record['test_acc']:.3f}", rate)
         shape = f"1×{chapter.side}×{chapter.side}"
         size = (f"{cost.params:,}", f"{cost.flops / 1e6:,.0f} M", shape)
         rows.append((link(chapter), chapter.year, chapter.idea, *size, *result))
-    return markdown_table(HEAD, rows) + note
+    return markdown_table(NETWORKS, rows)
 
 
 def link(chapter):
@@ -113,7 +74,7 @@ def accuracy(histories):
     return f"{statistics.mean(finals):.3f}{deviation}"
 
 
-def results(chapters, recorded, wording, name_of):
+def results(chapters, recorded):
     """The recorded trainings as a table, what came out, on what, when; and which are missing."""
     rows = []
     for chapter, content in [(c, recorded[c.name]) for c in chapters if c.name in recorded]:
@@ -123,30 +84,29 @@ def results(chapters, recorded, wording, name_of):
         if record["device"].startswith("cuda"):
             software += f", CUDA {record['cuda']}"
         rows.append((
-            name_of(chapter), len(histories), accuracy(histories),
-            wording.duration.format(hours, minutes),
+            link(chapter), len(histories), accuracy(histories), f"{hours}小时{minutes}分",
             f"{record['device']} ({record['device_name']})", f"{software}, {record['precision']}",
             record["started"][:10],
         ))  # fmt: skip
-    missing = [name_of(chapter) for chapter in chapters if chapter.name not in recorded]
-    note = f"\n{wording.missing.format(wording.comma.join(missing))}\n" if missing else ""
-    return (f"\n{markdown_table(wording.head, rows)}" if rows else "") + note
+    missing = "、".join(link(chapter) for chapter in chapters if chapter.name not in recorded)
+    note = f"\n尚未录制完整训练：{missing}。\n" if missing else ""
+    return (f"\n{markdown_table(TRAININGS, rows)}" if rows else "") + note
 
 
 def curves_chart(chapters, recorded, old):
     """The chart of the recorded trainings, '' where there is none."""
-    curves = {chapter.label: recorded[chapter.name]["histories"][0]["test_acc"]
-              for chapter in chapters if chapter.name in recorded}  # fmt: skip
+    curves = [(chapter.label, recorded[chapter.name]["histories"][0]["test_acc"])
+              for chapter in chapters if chapter.name in recorded]  # fmt: skip
     return stamped(lambda: curves_figure(curves), CURVES_CAPTION, curves, old) if curves else ""
 
 
 def curves_figure(curves):
-    """Test accuracy after each epoch, a line a network, and the alternative text."""
+    """Test accuracy after each epoch, a line a network: [(label, values)]; and it in words."""
     fig = Figure(figsize=(4.4, 2.6), layout="constrained")
     ax = fig.subplots()
-    plot_curves(ax, curves.keys(), curves.values(), "test accuracy")
+    plot_curves(ax, *zip(*curves, strict=True), "test accuracy")
     ax.legend(fontsize=9)
-    finals = "、".join(f"{label} {accuracies[-1]:.3f}" for label, accuracies in curves.items())
+    finals = "、".join(f"{label} {accuracies[-1]:.3f}" for label, accuracies in curves)
     return fig, f"测试精度随训练轮数变化的曲线，最后一轮之后：{finals}"
 
 
@@ -170,7 +130,9 @@ def page():
     """The root page as it should be."""
     chapters = notebooks.chapters()
     recorded = recordings(chapters)
-    nets, shapes = networks(chapters)
+    with torch.device("meta"):  # without numbers
+        nets = [notebooks.network_namespace(chapter.name)["net"] for chapter in chapters]
+    shapes = [(1, 1, chapter.side, chapter.side) for chapter in chapters]
     labels = [chapter.label for chapter in chapters]
     costs = [trace(net, shape) for net, shape in zip(nets, shapes, strict=True)]
     layers = [[(layer.params, layer.flops) for layer in cost.layers] for cost in costs]
@@ -181,23 +143,16 @@ def page():
         ("networks", lambda _: network_table(chapters, costs, recorded)),
         ("costs", lambda old: stamped(draw, caption, (labels, layers), old)),
         ("results", lambda old: curves_chart(chapters, recorded, old)
-                                + results(chapters, recorded, CHINESE, link)),
+                                + results(chapters, recorded)),
     ):  # fmt: skip
         text = files.replace(text, name, write)
     return text
 
 
-def contributing():
-    """CONTRIBUTING.md as it should be."""
-    chapters = notebooks.chapters()
-    table = results(chapters, recordings(chapters), ENGLISH, "`{0.name}`".format)
-    return files.replace(CONTRIBUTING.read_text("utf-8"), "records", lambda _: f"{table}\n")
-
-
 @notebooks.exit_on_fault("root_page")
-def main(argv):
-    files.write_or_check({PAGE: page(), CONTRIBUTING: contributing()}, argv, "root_page")
+def main():
+    files.write_changed({PAGE: page()})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

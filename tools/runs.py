@@ -2,10 +2,10 @@
 
 import ast
 import contextlib
+import datetime
 import json
 import os
 import subprocess
-import sys
 
 import filelock
 import nbclient
@@ -36,8 +36,8 @@ def git(*words):
     return subprocess.check_output(command, text=True, encoding="utf-8")
 
 
-def commit(name, code_of):
-    """The commit whose code is about to run; refuse where the code is not that commit's.
+def begun(name, code_of):
+    """The commit whose code is about to run, and when; refuse where the code is not that commit's.
 
     `code_of` makes of a chapter's notebook what has to be the same in the commit.
     """
@@ -52,62 +52,47 @@ def commit(name, code_of):
             f"uncommitted changes in {' '.join(changed[1::2]) or path}; commit them, so that the "
             "record can say which code ran"
         )
-    return git("rev-parse", "HEAD").strip()
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"commit": git("rev-parse", "HEAD").strip(), "started": now}
 
 
 # --- kernel ---------------------------------------------------------------------------------------
 
 
-class Client(nbclient.NotebookClient):
-    """Shows what cells print as they print it."""
-
-    def output(self, outs, msg, display_id, cell_index):
-        if msg["msg_type"] == "stream":
-            print(msg["content"]["text"], end="", flush=True)
-        return super().output(outs, msg, display_id, cell_index)
-
-
-class Kernel:
+class Kernel(nbclient.NotebookClient):
     """A fresh kernel in the chapters' folder, with the helper of this checkout.
 
     Attributes:
         machine: what `kernel_hook.machine` says.
     """
 
-    def __init__(self, notebook, quiet=False):
-        self.notebook = notebook
+    def __init__(self, notebook):
         resources = {"metadata": {"path": str(notebooks.ROOT / "chapters")}}
-        kind = nbclient.NotebookClient if quiet else Client
-        self.client = kind(
+        super().__init__(
             notebook, timeout=None, kernel_name="python3", record_timing=False, resources=resources
         )
 
     def __enter__(self):
-        # The kernel of this environment, and this checkout's helper before an installed one.
+        # This checkout's helper stands before an installed one.
         path = [str(notebooks.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {
-            **os.environ,
-            "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join(path),
-        }
-        self.setup = self.client.setup_kernel(env=environment)
+        self.setup = self.setup_kernel(env={**os.environ, "PYTHONPATH": os.pathsep.join(path)})
         self.setup.__enter__()
         self.machine = self.call("machine")
-        helper = self.machine.pop("helper")
-        if helper != str(notebooks.ROOT):
-            raise notebooks.ChapterError(
-                f"the kernel imports the d2lmini of {helper}, not that of {notebooks.ROOT}; "
-                "install this checkout's in an environment of its own"
-            )
         return self
 
     def __exit__(self, *error):
         return self.setup.__exit__(*error)
 
+    def output(self, outs, msg, display_id, cell_index):
+        """Show what a cell prints as it prints it."""
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
     def call(self, function, *args):
         """What a function of `kernel_hook` returns for these arguments, in the kernel."""
         call = f"_json.dumps(_hook.{function}{args!r})"
-        reply = run_sync(self.client.kc.execute_interactive)(
+        reply = run_sync(self.kc.execute_interactive)(
             "import json as _json, tools.kernel_hook as _hook",
             silent=True,
             store_history=False,
@@ -120,19 +105,11 @@ class Kernel:
 
     def run(self, cell):
         """Run a cell of the notebook; its outputs are in it afterwards, pieces joined."""
-        self.client.execute_cell(cell, self.notebook.cells.index(cell))
-        cell.outputs = list(_joined(cell.outputs))
-        cell.metadata.pop("execution", None)
-        for output in cell.outputs:
-            output.pop("transient", None)
-
-
-def _joined(outputs):
-    """Join what was printed in pieces; a figure in between keeps its place."""
-    previous = None
-    for output in outputs:
-        if previous and output.output_type == "stream" and output.name == previous.get("name"):
-            previous.text += output.text
-            continue
-        yield output
-        previous = output
+        self.execute_cell(cell, self.nb.cells.index(cell))
+        joined = []
+        for output in cell.outputs:  # a figure in between keeps its place
+            if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
+                joined[-1].text += output.text
+            else:
+                joined.append(output)
+        cell.outputs = joined

@@ -1,4 +1,4 @@
-"""A network's weights, rounded, in one file that Python's standard library and JavaScript read.
+"""A network's weights, rounded, in one file that JavaScript reads as easily as Python.
 
 The file is the head's length (4 bytes, little-endian), the head (JSON, UTF-8, padded with spaces to
 a multiple of 4 bytes), then the numbers. The head lists the tensors of the state dict in order:
@@ -10,15 +10,11 @@ whole numbers from -127 to 127 times that.
 import json
 import math
 import struct
-import sys
-from array import array
 
-LARGEST = 6_500_000  # bytes of a file that is committed
+import numpy as np
+import torch
 
-
-def size(state):
-    """Bytes that the numbers of a state dict take in a file, about."""
-    return sum(tensor.numel() for tensor in state.values())
+LARGEST = 6_500_000  # numbers, of a byte mostly, in a file that is committed
 
 
 def pack(state):
@@ -31,10 +27,10 @@ def pack(state):
             scales = tensor.flatten(1).abs().amax(dim=1).clamp(min=1e-30) / 127
             whole = (tensor.flatten(1) / scales[:, None]).round()
             entry |= {"dtype": "int8", "scales": scales.tolist()}
-            body += array("b", map(int, whole.flatten().tolist())).tobytes()
+            body += whole.numpy().astype("i1").tobytes()
         else:
             entry["dtype"] = "float32"
-            body += struct.pack(f"<{tensor.numel()}f", *tensor.flatten().tolist())
+            body += tensor.numpy().astype("<f4").tobytes()
         body += bytes(-len(body) % 4)
         head.append(entry)
     text = json.dumps(head, separators=(",", ":")).encode()
@@ -43,18 +39,13 @@ def pack(state):
 
 
 def unpack(content):
-    """The tensors of a file: (name, shape, numbers as a flat `array` of floats) for each."""
+    """The tensors of a file: pairs of name and float32 tensor."""
     (length,) = struct.unpack_from("<I", content)
     for entry in json.loads(content[4 : 4 + length]):
+        kind = {"int8": "i1", "float32": "<f4"}[entry["dtype"]]
         count, start = math.prod(entry["shape"]), 4 + length + entry["offset"]
-        if entry["dtype"] == "int8":
-            whole = array("b", content[start : start + count])
-            per_channel = count // entry["shape"][0]
-            numbers = array(
-                "f", (w * entry["scales"][i // per_channel] for i, w in enumerate(whole))
-            )
-        else:
-            numbers = array("f", content[start : start + 4 * count])
-            if sys.byteorder == "big":
-                numbers.byteswap()
-        yield entry["name"], entry["shape"], numbers
+        numbers = np.frombuffer(content, kind, count, start).astype("f4")
+        if "scales" in entry:
+            numbers = numbers.reshape(len(entry["scales"]), -1)
+            numbers *= np.array(entry["scales"], "f4")[:, None]
+        yield entry["name"], torch.from_numpy(numbers).reshape(entry["shape"])

@@ -1,4 +1,4 @@
-"""The book's Sphinx extension: Chinese search, the last English strings, extra pages, this year.
+"""The book's Sphinx extension: Chinese search, addresses of headings, the last English strings.
 
 What the pages show in Chinese comes from three places: `locale/` (message catalogs, for all that
 Sphinx and the themes mark as translatable), `TEXTS` below (strings the themes do not mark), and
@@ -7,22 +7,17 @@ Sphinx and the themes mark as translatable), `TEXTS` below (strings the themes d
 
 import datetime
 import html
-import importlib.metadata
 import json
 import re
-import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import nbformat
 from docutils import nodes
-from sphinx.errors import ConfigError
 from sphinx.transforms import SphinxTransform
-from sphinx.util import logging
 from sphinx.util.i18n import CatalogInfo
 
 HERE = Path(__file__).parent
-THEME = "1.1.4"  # the sphinx-book-theme that TEXTS, templates/ and static/site.css are made for
 
 # Strings written into the themes' templates in English, and what stands there instead.
 TEXTS = {
@@ -36,16 +31,6 @@ TEXTS = {
     # the notebook is to be saved, not shown as JSON
     'class="btn btn-sm btn-download-source': 'download class="btn btn-sm btn-download-source',
 }
-# Files of the themes that no page uses: icon fonts (site.css draws the icons), source maps,
-# Sphinx's own search, which has no Chinese words.
-UNUSED = [
-    "_static/vendor",
-    "_static/searchtools.js",
-    "_static/language_data.js",
-    "_static/**/*.map",
-    "_static/images/logo_[bdj]*",
-    "_static/locales",
-]
 # Formulas in search results: TeX commands that do not read as their own name does (ln, max).
 SYMBOLS = {
     "times": "×", "cdot": "·", "div": "÷", "pm": "±", "sqrt": "√", "sum": "∑", "leq": "≤",
@@ -85,6 +70,11 @@ def plain_formula(tex):
     return re.sub(r"(?<=[⌊(])\s+|\s+(?=[⌋)])|[\\{}$]", "", tex)
 
 
+def cell_at(line, cells):
+    """The cell of a notebook that a line of its document is in: MyST-NB counts 10,000 a cell."""
+    return cells[line // 10_000 - 1]
+
+
 class Anchors(SphinxTransform):
     """Give every heading an address that stays; Sphinx numbers Chinese ones: id1, id2, ...
 
@@ -104,8 +94,7 @@ class Anchors(SphinxTransform):
             if (slug := section.get("slug")) is None:
                 continue  # deeper than myst_heading_anchors
             line, _, text = slugs[slug]
-            # MyST-NB counts ten thousand lines a cell
-            anchor = cells[line // 10000 - 1].id.removesuffix("-text") if cells else slug
+            anchor = cell_at(line, cells).id.removesuffix("-text") if cells else slug
             anchor = slug if anchor in taken else anchor
             # the theme's script looks headings up by `#anchor`, which must not begin with a digit
             section["ids"] = [f"s-{anchor}" if anchor[0].isdigit() else anchor]
@@ -153,19 +142,8 @@ def write_search_data(app, error):
         url, title = app.builder.get_target_uri(name), app.env.titles[name].astext()
         is_chapter = str(app.env.doc2path(name)).endswith(".ipynb")
         found += sections(doctree, url, title, is_chapter)
-    out = Path(app.outdir)
     data = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-    (out / "_static/searchdata.js").write_text(f"const BOOK={data};\n", encoding="utf-8")
-    for pattern in UNUSED:
-        for path in sorted(out.glob(pattern)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def extra_pages(app):
-    """The pages that come from no chapter: the folder's entry, search, not found."""
-    yield "index", {}, "entry.html"
-    yield "search", {"title": "搜索"}, "search.html"
-    yield "404", {"title": "没有这个页面"}, "404.html"
+    Path(app.outdir, "_static/searchdata.js").write_text(f"const BOOK={data};\n", encoding="utf-8")
 
 
 def page_context(app, pagename, templatename, context, doctree):
@@ -186,22 +164,24 @@ def add_kaggle(app, pagename, templatename, context, doctree):
 
 
 def configure(app, config):
-    """Set what a YAML file cannot compute, and look whether the theme is the one expected."""
-    if (found := importlib.metadata.version("sphinx-book-theme")) != THEME:
-        logging.getLogger(__name__).warning(
-            f"tools/site is made for sphinx-book-theme {THEME}, not {found}: "
-            "run pip install -r tools/site/requirements.txt"
-        )
+    """Set what is computed: this year and, from the book's address, what shows it."""
     config.copyright = f"{datetime.date.today().year} {config.author}"
+    if address := config.html_theme_options["repository_url"]:
+        config.html_baseurl = pages_address(address)
+        config.html_theme_options["use_repository_button"] = True
+        colab = {"colab_url": "https://colab.research.google.com"}
+        config.html_theme_options["launch_buttons"] = colab
 
 
-def check_builder(app):
-    """Refuse what Sphinx makes without style, formulas and links; search is the book's own."""
-    if app.builder.name == "singlehtml":  # also what Jupyter Book's pdfhtml is made from
-        raise ConfigError(
-            "this book is not built as one page: its root page lies in a folder, which Sphinx's "
-            "singlehtml does not follow; build html, and print its pages"
-        )
+def pages_address(repository):
+    """Where GitHub publishes the site of https://github.com/OWNER/REPO."""
+    *_, owner, name = repository.split("/")
+    home = f"https://{owner.lower()}.github.io/"
+    return home if home == f"https://{name.lower()}/" else f"{home}{name}/"
+
+
+def own_search(app):
+    """Leave out Sphinx's search, which knows no Chinese words."""
     app.builder.search = False
 
 
@@ -213,9 +193,8 @@ def setup(app):
     app.add_config_value("comments_config", {}, "html")
     app.add_transform(Anchors)
     app.connect("config-inited", configure)
-    app.connect("builder-inited", check_builder)
+    app.connect("builder-inited", own_search)
     app.connect("doctree-resolved", keep_punctuation)
-    app.connect("html-collect-pages", extra_pages)
     app.connect("html-page-context", page_context)
     app.connect("html-page-context", add_kaggle, priority=600)  # after the theme's buttons
     app.connect("build-finished", write_search_data)

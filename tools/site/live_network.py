@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jinja2
 import nbformat
+from d2l_site import cell_at
 from docutils import nodes
 
 ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).with_name("live")
@@ -78,10 +79,8 @@ def add_block(app, doctree, docname):
     notebook = nbformat.read(source, as_version=4)
     if not drawn_network(notebook, WEIGHTS.read_bytes())[0]:
         return
-    cells = [cell.id for cell in notebook.cells]
-    # MyST-NB counts ten thousand lines a cell
     *_, last = (p for p in doctree.findall(nodes.paragraph)
-                if p.line and cells[p.line // 10000 - 1] == CELL)  # fmt: skip
+                if p.line and cell_at(p.line, notebook.cells).id == CELL)  # fmt: skip
     record = json.loads((ROOT / f"recordings/{NAME}.json").read_bytes())["record"]
     block = render("block.html").render(
         date=record["started"][:10],

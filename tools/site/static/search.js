@@ -89,15 +89,10 @@ function search(query) {
   return {results: isNear ? results.slice(0, 8) : results, isNear};
 }
 
-// The text around the first place found, from the start of its sentence where that is close.
-function excerpt({section, found}) {
+// Where the text around the first place found starts.
+function excerptStart({section, found}) {
   const starts = found.map(each => section.plainAll.search(each)).filter(i => i >= 0);
-  const at = starts.length ? Math.min(...starts) : 0;
-  let start = Math.max(0, at - 40);
-  const stop = section.text.slice(start, at).search(/[。！？；\n](?=[^。！？；]*$)/);
-  if (stop >= 0) start += stop + 1;
-  const end = Math.min(section.text.length, start + 120);
-  return {start, end};
+  return starts.length ? Math.max(0, Math.min(...starts) - 40) : 0;
 }
 
 // The places in a text that are found, [start, end], none over another.
@@ -135,7 +130,7 @@ function show(query) {
     : isNear ? `没有一节同时包含“${query.trim()}”，下面是相近的内容：`
     : `找到${results.length}处` + (results.length > SHOWN ? `，下面是前${SHOWN}处：` : "：");
   document.getElementById("search-results").replaceChildren(...results.slice(0, SHOWN).map(result => {
-    const {section, found} = result, {start, end} = excerpt(result);
+    const {section, found} = result, start = excerptStart(result), end = start + 140;
     const [item, link, page, text] = ["li", "a", "span", "p"].map(n => document.createElement(n));
     link.href = root + section.url;
     mark(link, section.heading, found);

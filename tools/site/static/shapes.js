@@ -111,14 +111,14 @@ class Column {
     frame.style.cssText = this.svg.style.cssText; // what stands in the figure's row is now the frame
     this.svg.replaceWith(frame);
     frame.append(this.svg);
-    const find = selector => frame.querySelector(selector);
-    find("span").textContent = `${this.svg.dataset.name}的`;
-    [this.input, this.status] = [find("input"), find("[role=status]")];
+    const [unseen, input, button, status] = frame.querySelectorAll("span, input, button, [role]");
+    unseen.textContent = `${this.svg.dataset.name}的`;
+    Object.assign(this, {input, status});
     this.input.value = this.net.side;
     this.input.addEventListener("input", () => this.answer());
     this.input.addEventListener("wheel", () => this.input.blur()); // which would turn the number
     this.input.addEventListener("change", () => this.ask(this.side)); // what cannot be, goes
-    find("button").addEventListener("click", () => {
+    button.addEventListener("click", () => {
       this.input.focus(); // the button hides itself
       this.ask(this.net.side);
     });
@@ -189,35 +189,22 @@ function write({box, drawn, of}, {made, passes, params, flops}) {
   box.querySelector(".shapes-mark")?.remove();
   const mark = ends ?? (arrives ? `送来${grouped(arrives)}，接${grouped(takes)}` : unused && `余${unused}`);
   if (!mark) return;
-  const [x, y, width, height] = placeOf(box), middle = x + width / 2;
-  const text = newText(middle - 8, y + height + 12, mark, {class: "shapes-mark", "text-anchor": "end"});
-  box.append(text); // left of the arrow; a reason longer than half the box stands across it
-  if (ends && text.getComputedTextLength() > width / 2 - 8) {
-    set(text, {x: middle, "text-anchor": "middle"});
-  }
-}
-
-const placeOf = box => ["x", "y", "width", "height"].map(
-  name => +box.querySelector(".d2lm-edge").getAttribute(name));
-
-function set(element, attributes) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  return element;
-}
-
-function newText(x, y, words, attributes) {
-  const text = document.createElementNS("http://www.w3.org/2000/svg", "text");
-  text.textContent = words;
-  return set(text, {x, y, ...attributes});
+  const {x, y, width, height} = box.querySelector(".d2lm-edge").getBBox(), middle = x + width / 2;
+  const written = (at, anchor) => box.insertAdjacentHTML("beforeend",
+    `<text class="shapes-mark" x="${at}" y="${y + height + 12}" text-anchor="${anchor}">${mark}</text>`);
+  written(middle - 8, "end"); // left of the arrow
+  if (!ends || box.lastChild.getComputedTextLength() <= width / 2 - 8) return;
+  box.lastChild.remove(); // a reason longer than half the box stands across it
+  written(middle, "middle");
 }
 
 // --- the page's figures, and its address ---------------------------------------------------------
-// The address keeps the sides of figures that were changed, by their numbers: ?fig1-1=28,96
-const figures = [...document.querySelectorAll("figure")].map((figure, i) => ({
+// The address keeps the sides of figures that were changed; of the page's second: ?fig2=28,96
+const figures = [...document.querySelectorAll("figure:has(svg[data-net])")].map((figure, i) => ({
   figure,
-  key: `fig${figure.querySelector("figcaption")?.textContent.match(/\d+-\d+/)?.[0] ?? `-${i + 1}`}`,
+  key: `fig${i + 1}`,
   columns: [...figure.querySelectorAll("svg[data-net]")].map(svg => new Column(svg)),
-})).filter(({columns}) => columns.length);
+}));
 
 let later;
 function keepInAddress() {

@@ -1,19 +1,7 @@
-// What pages do beside the theme: paper shows what is folded; architecture figures tell a box's
-// facts in a tip and take one tab stop each; a figure too wide for its column can be scrolled to.
+// What figures do beside the theme: those of architectures tell a box's facts in a tip and take one
+// tab stop each; one too wide for its column can be scrolled to.
 "use strict";
 {
-let opened = [];
-addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll(".bd-article details:not([open])")) {
-    details.open = true;
-    opened.push(details);
-  }
-});
-addEventListener("afterprint", () => {
-  for (const details of opened) details.open = false;
-  opened = [];
-});
-
 // --- a figure's words: each once ------------------------------------------------------------------
 // In a notebook, where no script runs, a figure says on pointing what it knows, in <title>s. Here
 // these would be a second tooltip, and a second reading for the ear.
@@ -25,20 +13,19 @@ const take = (element, name) => {
 };
 
 for (const svg of document.querySelectorAll("figure svg[role]")) {
-  const [title, words] = [take(svg, "title"), take(svg, "desc") ?? svg.getAttribute("aria-label")];
-  svg.removeAttribute("aria-labelledby");
+  const title = take(svg, "title"), words = take(svg, "desc") ?? svg.getAttribute("aria-label");
+  svg.removeAttribute("aria-labelledby"); // charts recorded earlier have their words in <desc>
   if (!svg.matches(".d2lm")) { // a chart: the caption stands under it
     svg.setAttribute("aria-label", words);
     continue;
   }
-  svg.dataset.name = title ?? "网络";
-  svg.setAttribute("aria-label", `${svg.dataset.name}的结构，方向键逐层查看`);
+  svg.dataset.name = title;
+  svg.setAttribute("aria-label", `${title}的结构，方向键逐层查看`);
   svg.setAttribute("aria-description", words);
-  for (const panel of svg.querySelectorAll(".d2lm-tip")) panel.remove();
   for (const box of svg.querySelectorAll(BOX)) {
-    const said = take(box, "title") ?? "";
-    box.dataset.name = said.split(/；|\n/)[0];
-    if (!box.hasAttribute("aria-label")) box.setAttribute("aria-label", said.replaceAll("\n", "；"));
+    const facts = take(box, "title");
+    box.dataset.name = facts.split("\n")[0];
+    box.setAttribute("aria-label", facts.replaceAll("\n", "；"));
   }
 }
 
@@ -69,19 +56,15 @@ tip.className = "figure-tip";
 tip.hidden = true;
 tip.setAttribute("aria-hidden", "true"); // the box's own label says it
 document.body.append(tip);
-let about, leaving, pointer = {};
+let about, leaving;
 
 function tell(box) {
-  clearTimeout(leaving);
+  leaving = clearTimeout(leaving);
   if (box === about) return; // also where Esc has put the tip away
   about = box;
   tip.hidden = !box;
   if (!box) return;
-  tip.replaceChildren(...box.getAttribute("aria-label").split("；").map(words => {
-    const line = document.createElement("div");
-    line.textContent = words;
-    return line;
-  }));
+  tip.textContent = box.getAttribute("aria-label").replaceAll("；", "\n");
   place();
 }
 
@@ -96,20 +79,13 @@ function place() {
 }
 
 const boxAt = element => element?.closest?.(BOX) ?? null;
-addEventListener("pointerover", ({target}) => {
-  clearTimeout(leaving);
+addEventListener("mousemove", ({target}) => { // not "mouseover", which what a tip uncovers gets, too
   if (boxAt(target)) tell(boxAt(target));
-  else if (about && !tip.contains(target))
-    leaving = setTimeout(() => tell(boxAt(document.activeElement)), 200);
+  else if (tip.contains(target)) leaving = clearTimeout(leaving);
+  else leaving ??= setTimeout(() => tell(boxAt(document.activeElement)), 200);
 });
 addEventListener("focusin", ({target}) => tell(boxAt(target)));
 addEventListener("focusout", () => tell(null));
-addEventListener("pointermove", event => { pointer = event; });
-addEventListener("keydown", ({key}) => {
-  if (key !== "Escape" || tip.hidden) return;
-  tip.hidden = true; // and what lies under it is not told either before the pointer moves on
-  const {clientX = -1, clientY = -1} = pointer;
-  about = boxAt(document.elementFromPoint(clientX, clientY)) ?? about;
-});
+addEventListener("keydown", ({key}) => { if (key === "Escape") tip.hidden = true; });
 addEventListener("scroll", place, true);
 }
