@@ -6,7 +6,6 @@ is no Chromium, the tests skip with the reason; under CI=true they fail instead.
 
 import functools
 import http.server
-import importlib.util
 import os
 import threading
 from pathlib import Path
@@ -130,11 +129,3 @@ def server(browser, tmp_path_factory):
         threading.Thread(target=instance.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{instance.server_address[1]}/cnn-book"
         instance.shutdown()
-
-
-def extension(name="d2l_site"):
-    """A Sphinx extension of the book as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/site/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

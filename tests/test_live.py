@@ -8,6 +8,7 @@ D2L_LIVE_IMAGES=200 in the environment they are for so many of Fashion-MNIST's t
 import io
 import itertools
 import os
+from importlib import import_module
 
 import nbformat
 import pytest
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from d2lmini import data
-from tests.browser import ROOT, SITE, Tab, browser, extension, server
+from tests.browser import ROOT, SITE, Tab, browser, server
 from tests.test_networks import build
 from tools import notebooks, weights
 
@@ -43,8 +44,9 @@ def test_images_are_two_a_class_of_the_test_set():
         assert own_images()[10:].equal(whole.images[second])
 
 
-def test_a_network_that_has_changed_has_no_weights():
-    find, notebook = extension("live_network").drawn_network, notebooks.read("googlenet")
+def test_a_network_that_has_changed_has_no_weights(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools/site")
+    find, notebook = import_module("live_network").drawn_network, notebooks.read("googlenet")
     net, ends = find(notebook, WEIGHTS)
     assert len(ends) == 5 and ends[-1] < len(net["layers"])
     changed = nbformat.writes(notebook).replace("319872", "319871")  # parameters of a layer
