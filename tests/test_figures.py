@@ -24,9 +24,9 @@ from d2lmini.figures import (
     show_images,
     show_receptive_field,
 )
-from d2lmini.figures.costs import costs_figure
-from d2lmini.figures.images import mosaic, stretch_contrast
 from d2lmini.figures.inline_svg import InlineFigure, figure_html, figure_svg, show
+from d2lmini.figures.pictures import mosaic, stretch_contrast
+from d2lmini.figures.plots import costs_figure
 from d2lmini.figures.style import KINDS, flops_text
 from tests.test_draw import SVG, Net, words
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from d2lmini.figures.structure import Group, Layer, Parallel, layers_of
 from d2lmini.figures.style import drawn_kind
 
-__all__ = ["Box", "Branches", "Frame", "alternative_text", "box_of_group", "boxes_in", "boxes_of",
-           "forks_in"]  # fmt: skip
-
 MOST_BARS = 4  # layers on a path that a small picture of the path shows
 
 
@@ -75,13 +72,14 @@ class Branches:
     paths: list  # of lists of elements
     join: Box | None = None
     ends: list = field(default_factory=list)
+    times: int = 1  # they do not fold
 
     def signature(self):
         return list(map(_signatures, self.paths)), self.join and self.join.signature()
 
 
 def _signatures(elements):
-    return [(getattr(element, "times", 1), element.signature()) for element in elements]
+    return [(element.times, element.signature()) for element in elements]
 
 
 def boxes_of(items, detail, framed=True):
@@ -207,18 +205,15 @@ def alternative_text(elements):
     """Elements in words."""
     words = []
     for element in elements:
-        if isinstance(element, Branches):
-            ends = [f"，{end}" for end in element.ends] or [""] * len(element.paths)
-            paths = "；".join(
-                f"第{i}条：{alternative_text(path) or '直接相连'}{end}"
-                for i, (path, end) in enumerate(zip(element.paths, ends, strict=True), 1)
-            )
-            joined = f"，经{element.join.label}合并" if element.join else ""
-            words.append(f"{len(element.paths)}条并行路径（{paths}）{joined}")
-            continue
         if isinstance(element, Box):
             text = "、".join([element.label, *(strip.label for strip in element.strips)])
-        else:
+        elif isinstance(element, Frame):
             text = f"[{alternative_text(element.elements)}]"
+        else:
+            ends = [f"，{end}" for end in element.ends] or [""] * len(element.paths)
+            pairs = enumerate(zip(map(alternative_text, element.paths), ends, strict=True), 1)
+            paths = [f"第{i}条：{path or '直接相连'}{end}" for i, (path, end) in pairs]
+            text = f"{len(paths)}条并行路径（{'；'.join(paths)}）"
+            text += f"，经{element.join.label}合并" if element.join else ""
         words.append(text + (f"（×{element.times}）" if element.times > 1 else ""))
     return "；".join(words)

@@ -11,9 +11,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
-__all__ = ["IN", "Group", "Layer", "Parallel", "arrange", "layers_of", "network_data",
-           "number_layers"]  # fmt: skip
-
 IN, OUT = "input", "output"  # stand among the layers for the network's own input and output
 CROSSING = "交叉路径"  # name of what is left whole
 
