@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from d2lmini.figures import svg
 from d2lmini.figures.boxes import Box, Branches, Frame, alternative_text, boxes_in
-from d2lmini.figures.structure import IN, layers_of, network_data, number_layers
+from d2lmini.figures.structure import IN, network_data, number_layers
 from d2lmini.figures.style import KINDS, flops_text, shape_text, share_text
-from d2lmini.figures.svg import FONT, SMALL, TEXT, text_width
+from d2lmini.figures.svg import FONT, SMALL, TEXT, TEXT_LINE, arrow, line, text, text_width
 
-BOX, SLIM_BOX, TEXT_LINE, STRIP = 28, 21, 14, 17  # heights: boxes, a line of text, a strip
+BOX, SLIM_BOX, STRIP = 28, 21, 17  # heights: boxes, a strip
 TITLE = 14  # font size of the label over the column
 ARROW, ARROW_WITH_SHAPE = 16, 26  # lengths, without and with a shape beside the arrow
 FRAME_PADDING, PATH_GAP, MARGIN = 9, 10, 5
@@ -53,9 +53,12 @@ class Column:
     def __init__(self, root, elements, label=""):
         self.root, self.name, self.data = root, label or root.class_name, network_data(root)
         self.numbers = number_layers(root) if self.data else {}
-        self.parts = []
-        boxes = list(boxes_in(elements))
-        start, end = "输入" + _shapes(root.input_shapes), self.ends(elements)
+        boxes, last = list(boxes_in(elements)), elements[-1] if elements else None
+        shapes = [shape for _, shape in root.outputs] or [root.shape]
+        start = "输入" + "、".join(map(shape_text, root.input_shapes))
+        end = "输出" + "、".join(map(shape_text, shapes))
+        if is_forked := len(shapes) > 1 and isinstance(last, Branches) and not last.join:
+            last.is_end = True
         drawn = {layer for box in boxes for layer in box.layers}
         num_left = len({x for x in root.layers if x.kind != "identity"} - drawn)
         left_out = f"另有{num_left}层不在图中" if num_left else ""
@@ -65,39 +68,25 @@ class Column:
         inside = self.series(elements, _Data(root.input_shapes[0], IN))
         words = [text_width(label, TITLE, bold=True), *(text_width(x, SMALL) for x in (start, end))]
         self.width = 2 * MARGIN + max(inside.width, NARROWEST_COLUMN, *words)
-        middle, y = self.width / 2, MARGIN + 22 * bool(label)
-        self.text(middle, MARGIN + 13, label, TITLE, bold=True)
-        self.text(middle, y + 10, start, SMALL, of=self.numbers.get(IN))
-        arrow_start = inside.paint(middle, y + 15, y + 15, self.own_width)
-        y += 15 + inside.height
-        if end:
-            self.arrow(middle, arrow_start, y + ARROW)
-            of = self.numbers.get(root.outputs[0][0]) if root.outputs else None
-            self.text(middle, y + ARROW + 11, end, SMALL, of=of)
-            y += ARROW
-        about = "total" if self.data else None
-        self.text(middle, y + 28, total, SMALL, opacity=0.75, of=about)
-        self.text(middle, y + 43, left_out, SMALL, opacity=0.75)
-        self.height = y + 28 + 15 * bool(left_out) + MARGIN
-        end, left_out = (f"；{end}" if end else ""), (f"；{left_out}" if left_out else "")
+        middle, top = self.width / 2, MARGIN + 15 + 22 * bool(label)
+        bottom = top + inside.height + ARROW * (not is_forked)
+        self.height = bottom + 28 + 15 * bool(left_out) + MARGIN
+        of = self.numbers.get(root.outputs[0][0]) if root.outputs else None
+        self.parts = [text(middle, MARGIN + 13, label, TITLE, bold=True),
+                      text(middle, top - 5, start, SMALL, of=self.numbers.get(IN))]  # fmt: skip
+        arrow_start = inside.paint(middle, top, top, self.own_width)
+        self.parts += [
+            "" if is_forked else arrow(middle, arrow_start, bottom),
+            text(middle, bottom + 11, end, SMALL, of=of),
+            text(middle, bottom + 28, total, SMALL, opacity=0.75, of="total" * bool(self.data)),
+            text(middle, bottom + 43, left_out, SMALL, opacity=0.75),
+        ]
         words = alternative_text(elements) or "直接相连"
-        self.alt = f"{self.name}的结构，数据自上而下：{start}；{words}{end}。共{total}{left_out}。"
+        self.alt = (f"{self.name}的结构，数据自上而下：{start}；{words}；{end}。"
+                    f"共{total}{left_out and '；'}{left_out}。")  # fmt: skip
         self.kinds = {box.kind for box in boxes}
         for kinds, _ in (path for box in boxes for path in box.paths or ()):
             self.kinds |= {*kinds, "join"}
-
-    def ends(self, elements):
-        """What the net gives, in words; '' where each of several paths has its own below it."""
-        outputs = self.root.outputs
-        last = elements[-1] if elements else None
-        if len(outputs) > 1 and isinstance(last, Branches) and not last.join:
-            inside = [set(layers_of(path)) for path in self.root.items[-1].paths]
-            for layers in inside:
-                others = set().union(*(other for other in inside if other is not layers))
-                shapes = [s for x, s in outputs if x in layers or (not layers and x not in others)]
-                last.ends.append("输出" + _shapes(shapes))
-            return ""
-        return "输出" + _shapes([shape for _, shape in outputs] or [self.root.shape])
 
     def svg(self, style="", place=""):
         """The column as SVG; `style` is a style sheet, `place` attributes in place of CSS."""
@@ -134,7 +123,7 @@ class Column:
                 y += gap
                 if data:
                     of, words = self.numbers.get(data.layer), shape_text(data.shape)
-                    self.text(middle + 8, y - 11, words, SMALL, anchor="start", of=of)
+                    self.put(text(middle + 8, y - 11, words, SMALL, anchor="start", of=of))
                 arrow_start = block.paint(middle, y, arrow_start, own_width)
                 y += block.height
             return arrow_start
@@ -154,10 +143,9 @@ class Column:
             left = middle - width / 2
             layers = [layer for box in boxes_in(frame.elements) for layer in box.layers]
             self.start_group(f"{group.class_name} {group.name}", frame.times, layers)
-            self.parts.append(svg.rect(left, top, width, height, 8, svg.FRAME))
-            self.text(left + 8, top + 14, title, SMALL, anchor="start", bold=True)
-            self.times(frame.times, left + width - 6, top + 14)
-            self.parts.append("</g>")
+            self.put(svg.rect(left, top, width, height, 8, svg.FRAME),
+                     text(left + 8, top + 14, title, SMALL, anchor="start", bold=True),
+                     _times(frame.times, left + width - 6, top + 14), "</g>")  # fmt: skip
             return inside.paint(middle, top + above, arrow_start, own_width)
 
         return _Block(width, height, inside.data, paint)
@@ -165,9 +153,7 @@ class Column:
     def branches(self, branches, data, in_path):
         """Lay out paths side by side, their ends in one line, and the box that joins them."""
         paths = [self.series(path, data, in_path=True) for path in branches.paths]
-        ends = branches.ends or [""] * len(paths)
-        widths = [max(path.width, NARROWEST_PATH, text_width(words, SMALL))
-                  for path, words in zip(paths, ends, strict=True)]  # fmt: skip
+        widths = [max(path.width, NARROWEST_PATH) for path in paths]
         total = sum(widths) + PATH_GAP * (len(paths) - 1)
         depth = max(path.height for path in paths) + ARROW
         join = self.box(branches.join, data, in_path, joins=True) if branches.join else None
@@ -179,17 +165,16 @@ class Column:
             for path_width in widths:
                 centres.append(left + path_width / 2)
                 left += path_width + PATH_GAP
-            self.line(middle, arrow_start, middle, top)
-            self.line(centres[0], top, centres[-1], top)
+            self.put(
+                line(middle, arrow_start, middle, top), line(centres[0], top, centres[-1], top)
+            )
             for path, path_width, centre in zip(paths, widths, centres, strict=True):
                 arrow_start = path.paint(centre, end - ARROW - path.height, top, path_width)
-                self.arrow(centre, arrow_start, end)
-            for words, centre in zip(ends, centres, strict=True):
-                self.text(centre, end + 11, words, SMALL)
+                self.put(arrow(centre, arrow_start, end))
             if join:
                 return join.paint(middle, end, None, width)
-            if not branches.ends:
-                self.line(centres[0], end, centres[-1], end)
+            if not branches.is_end:
+                self.put(line(centres[0], end, centres[-1], end))
             return end
 
         return _Block(width, depth + (join.height if join else 0), after, paint)
@@ -207,31 +192,30 @@ class Column:
 
         def paint(middle, top, arrow_start, width):
             if not joins:
-                self.arrow(middle, arrow_start, top)
+                self.put(arrow(middle, arrow_start, top))
             width = max(0.6 * width, needed) if box.is_slim and not in_path else width
             left = middle - width / 2
             self.start_group(box.label, box.times, box.layers, box)
             for i in range(num_behind):
-                self.parts.append(svg.box_behind(box.kind, left, top, width, height, 3 * (i + 1)))
-            self.parts.append(svg.box_outline(box.kind, left, top, width, height))
+                self.put(svg.box_behind(box.kind, left, top, width, height, 3 * (i + 1)))
+            self.put(svg.box_outline(box.kind, left, top, width, height))
             if box.paths:
-                self.text(middle, top + 17, box.label, TEXT, bold=True)
-                self.parts.append(svg.path_bars(box.paths, middle, top + 24, width))
-            elif in_lines and box.settings:
-                lines = (box.operation, box.settings)
-                self.parts.append(svg.two_line_text(middle, top + 15, *lines, TEXT - 1, TEXT_LINE))
+                self.put(text(middle, top + 17, box.label, TEXT, bold=True),
+                         svg.path_bars(box.paths, middle, top + 24, width))  # fmt: skip
+            elif in_lines and box.head.settings:
+                words = {"words": box.head.operation, "below": box.head.settings}
+                self.put(text(middle, top + 15, size=TEXT - 1, **words))
             else:
                 size = TEXT - 1 if in_path or is_slim else TEXT
-                self.text(middle, top + body / 2 + 0.36 * size, box.label, size)
-            self.times(box.times, left + width - 8, top + body / 2 + 4)
+                self.put(text(middle, top + body / 2 + 0.36 * size, box.label, size))
+            self.put(_times(box.times, left + width - 8, top + body / 2 + 4))
             colour, step, y = KINDS[box.kind][0], width / max(len(box.strips), 1), top + body
             for i, strip in enumerate(box.strips):  # side by side under the box
                 x = left + i * step
-                self.line(x, y, x + step, y, colour, 0.8)
-                self.text(x + step / 2, y + STRIP / 2 + 3.5, strip.label, SMALL)
-                if i:
-                    self.line(x, y, x, y + STRIP, colour, 0.8)
-            self.parts.append("</g>")
+                self.put(line(x, y, x + step, y, colour, 0.8),
+                         text(x + step / 2, y + STRIP / 2 + 3.5, strip.label, SMALL),
+                         line(x, y, x, y + STRIP, colour, 0.8) if i else "")  # fmt: skip
+            self.put("</g>")
             return top + height + 3 * num_behind
 
         return _Block(needed, height + 3 * num_behind, data, paint)
@@ -245,11 +229,8 @@ class Column:
         stands_for = " ".join(str(self.numbers[layer]) for layer in layers if self.numbers)
         data = f' data-of="{stands_for}"' if stands_for else ""
         if box:
-            names = " ".join(layer.name for layer in layers if layer.name)
-            data += (
-                f' data-kind="{box.kind}" data-layers="{escape(names)}" data-shape="{shape}" '
-                f'data-params="{params}" data-flops="{flops}"'
-            )
+            data += (f' data-kind="{box.kind}" data-shape="{shape}" data-params="{params}" '
+                     f'data-flops="{flops}"')  # fmt: skip
             if box.strips:
                 lines.append("其后：" + "，".join(strip.label for strip in box.strips))
             if box.facts:
@@ -262,18 +243,8 @@ class Column:
         title = escape("\n".join(lines))
         self.parts.append(f'<g class="d2lm-box" role="img"{data}><title>{title}</title>')
 
-    def times(self, times, x, y):
-        """How often a folded box stands there, ending at x."""
-        self.text(x, y, f"×{times}" if times > 1 else "", TEXT, anchor="end", bold=True)
-
-    def text(self, *args, **options):
-        self.parts.append(svg.text(*args, **options))
-
-    def line(self, *args, **options):
-        self.parts.append(svg.line(*args, **options))
-
-    def arrow(self, x, start, end):
-        self.parts.append(svg.arrow(x, start, end))
+    def put(self, *parts):
+        self.parts += parts
 
 
 def css_width(width):
@@ -284,15 +255,16 @@ def css_width(width):
     )
 
 
-def _shapes(shapes):
-    return "、".join(map(shape_text, shapes))
+def _times(times, x, y):
+    """How often a folded box stands there, ending at x."""
+    return text(x, y, f"×{times}" if times > 1 else "", TEXT, anchor="end", bold=True)
 
 
 def _box_width(box, in_lines=False):
     """Width that a box needs; in a path of branches its label has two lines."""
     if in_lines and not box.paths:
-        words = (box.operation, box.settings)
-        label = max(text_width(line, TEXT - 1) for line in words) + 12
+        words = (box.head.operation, box.head.settings)
+        label = max(text_width(x, TEXT - 1) for x in words) + 12
     else:
         label = text_width(box.label, TEXT, bold=bool(box.paths)) + 20
     label += 44 if box.times > 1 else 0

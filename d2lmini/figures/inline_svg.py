@@ -1,7 +1,6 @@
 """Figures as inline SVG: no file, no JavaScript, readable on light and dark pages."""
 
 import contextlib
-import hashlib
 import io
 import logging
 import re
@@ -54,15 +53,15 @@ def figure_svg(fig, *, alt, caption=None):
 
     Text stays text, the background is transparent, black follows the page's text colour, and ids
     hang on the caption, else on `alt`, so that several figures can stand on one page. `alt` says
-    what the picture shows; it becomes the SVG's `<desc>`.
+    what the picture shows, to those who cannot see it.
     """
     if not alt:
         raise ValueError("alt must say in words what the figure shows, for those who cannot see it")
     for legend in fig.findobj(Legend):
         legend.get_frame().set_facecolor("none")
     buffer, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    title = caption or alt
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}), quiet(fig):
+    salt = {"svg.hashsalt": caption or alt}
+    with matplotlib.rc_context({"svg.fonttype": "none", **salt}), quiet(fig):
         fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05,
                     metadata=nothing)  # fmt: skip
     page = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', buffer.getvalue(), re.DOTALL)
@@ -75,20 +74,12 @@ def figure_svg(fig, *, alt, caption=None):
     # Of matplotlib's ids, those that are referred to are hashes; others are numbers in a row.
     used = re.findall(r'(?:href="|url\()#([^")]+)', body)
     body = re.sub(r'(<[^<>]*) id="([^"]*)"', lambda tag: tag[tag[2] not in used], body)
-    title_id, desc_id = f"f{short_hash(title)}-title", f"f{short_hash(title)}-{short_hash(alt)}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'role="img" aria-labelledby="{title_id} {desc_id}" viewBox="{viewbox}" '
-        f'width="{width}" fill="currentColor" stroke-linejoin="round" '
-        f'style="max-width:100%;min-width:{SMALLEST * width:.0f}px;height:auto">'
-        f'<title id="{title_id}">{escape(title)}</title>'
-        f'<desc id="{desc_id}">{escape(alt)}</desc>{body}</svg>'
+        f'role="img" aria-label="{escape(alt)}" viewBox="{viewbox}" width="{width}" '
+        f'fill="currentColor" stroke-linejoin="round" '
+        f'style="max-width:100%;min-width:{SMALLEST * width:.0f}px;height:auto">{body}</svg>'
     )
-
-
-def short_hash(text):
-    """Eight hexadecimal digits that stand for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 SAME, FLATTEN = {"op": "same"}, {"op": "flat"}
+NO_BIAS = [("偏置", "无")]
 
 
 def describe_module(module):
@@ -45,7 +46,7 @@ def _other(module):
     is_plain = re.search(r"torch\.nn\.modules\.(activation|instancenorm|normalization)$", file)
     if is_plain and not any(True for _ in module.children()):
         return _elementwise(module)
-    return _fields("other", name, options="" if file.startswith("torch.") else "own")
+    return _fields("other", name)
 
 
 def _elementwise(module):
@@ -63,10 +64,6 @@ def _elementwise(module):
     return _fields("elementwise", name, rule=rule, options=options)
 
 
-def _no_bias(module):
-    return [("偏置", "无")] * (module.bias is None)
-
-
 def _convolution(module):
     kernel, padding = module.kernel_size, 0 if module.padding == "valid" else module.padding
     settings = _settings(stride=module.stride, pad=padding, dilation=module.dilation,
@@ -81,25 +78,23 @@ def _convolution(module):
         rule = {"op": "conv", **sizes, **groups, "o": module.out_channels}
     name = f"{_window(kernel)} {'Deconv' if module.transposed else 'Conv'}"
     settings = ", ".join([f"({module.out_channels})", *settings])
-    return _fields("conv", name, settings, facts + _no_bias(module), rule)
+    return _fields("conv", name, settings, facts + NO_BIAS * (module.bias is None), rule)
 
 
 def _fully_connected(module):
-    facts = [("输入特征", f"{module.in_features:,}"), *_no_bias(module)]
+    facts = [("输入特征", f"{module.in_features:,}")] + NO_BIAS * (module.bias is None)
     rule = {"op": "fc", "i": module.in_features, "o": module.out_features}
     return _fields("fc", "FC", f"({module.out_features})", facts, rule)
 
 
 def _pooling(module):
     operation, dims = _operation_and_dims(module)
-    kernel, padding = module.kernel_size, getattr(module, "padding", 0)
-    stride, dilation = getattr(module, "stride", None) or kernel, getattr(module, "dilation", 1)
-    ceil = {"ceil": 1} if getattr(module, "ceil_mode", False) else {}
+    kernel, stride, padding = module.kernel_size, module.stride, module.padding
+    dilation, ceil = getattr(module, "dilation", 1), {"ceil": 1} if module.ceil_mode else {}
     settings = [f"stride {_size(stride)}", *_settings(pad=padding, dilation=dilation), *ceil]
     window, rule = _window(kernel, dims), None
     facts = [("窗口", window), ("步幅", _size(stride)), ("填充", _size(padding))]
-    returns_indices = getattr(module, "return_indices", False)
-    if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)) and not returns_indices:
+    if dims == 2:
         rule = {"op": "pool", **_sizes(kernel, stride, padding, dilation), **ceil}
     return _fields("pool", f"{window} {operation}", ", ".join(settings), facts, rule)
 
@@ -108,8 +103,7 @@ def _adaptive_pooling(module):
     operation, dims = _operation_and_dims(module)
     sizes = module.output_size
     sizes = sizes if isinstance(sizes, (tuple, list)) else (sizes,) * dims
-    is_known = dims == 2 and not getattr(module, "return_indices", False)
-    rule = {"op": "adapt", "o": _short(sizes)} if is_known else None
+    rule = {"op": "adapt", "o": _short(sizes)} if dims == 2 else None
     operation = operation.removeprefix("Adaptive")
     if set(sizes) == {1}:
         return _fields("pool", f"Global {operation}", rule=rule)
@@ -132,37 +126,24 @@ def _identity(module):  # a Sequential is a leaf only where it is empty
     return _fields("identity", type(module).__name__, rule=SAME)
 
 
-def _embedding(module):
-    return _fields("other", "Embedding", f"({module.embedding_dim})")
-
-
-def _types(names):
-    """torch.nn's types; `Pool#d` stands for three."""
-    for name in names.split():
-        for n in "123" if "#" in name else "-":
-            yield getattr(nn, name.replace("#", n))
-
-
 MODULES = {
-    module: describe
+    getattr(nn, name): describe
     for describe, names in {
-        _convolution: "Conv#d ConvTranspose#d",
+        _convolution: "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d",
         _fully_connected: "Linear",
-        _pooling: "MaxPool#d AvgPool#d LPPool1d LPPool2d FractionalMaxPool2d",
-        _adaptive_pooling: "AdaptiveAvgPool#d AdaptiveMaxPool#d",
+        _pooling: "MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d",
+        _adaptive_pooling: "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d "
+                           "AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d",
         _elementwise: "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish PReLU Sigmoid LogSigmoid "
                       "Hardsigmoid Tanh Hardtanh Hardswish Softplus Softsign Softmax LogSoftmax "
-                      "LocalResponseNorm BatchNorm#d Dropout Dropout#d AlphaDropout "
-                      "FeatureAlphaDropout",
+                      "LocalResponseNorm BatchNorm1d BatchNorm2d BatchNorm3d Dropout Dropout1d "
+                      "Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout",
         _flattening: "Flatten",
         _upsampling: "Upsample",
         _identity: "Identity Sequential",
-        _embedding: "Embedding",
     }.items()
-    for module in _types(names)
+    for name in names.split()
 }  # fmt: skip
-
-
 TWINS = {module.__name__.lower(): module for module in MODULES} | {"interpolate": nn.Upsample}
 
 

@@ -8,25 +8,21 @@ from html import escape
 from d2lmini.figures.style import KINDS
 
 FONT = "Arial,'Helvetica Neue',Helvetica,'Liberation Sans','DejaVu Sans',sans-serif"
-TEXT, SMALL = 12, 11  # font sizes
+TEXT, SMALL, TEXT_LINE = 12, 11, 14  # font sizes, height of a line
 FRAME = ('class="d2lm-edge" fill="#888" fill-opacity=".07" stroke="#888" stroke-width="1" '
          'stroke-dasharray="2 3"')  # fmt: skip
 DASHES = {"dashed": ' stroke-dasharray="6 3"', "dotted": ' stroke-dasharray="1.5 2.5"'}
 
 
-def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None):
-    """One line of text; nothing for an empty one. `of` tells a script what the text is about."""
+def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None, below=""):
+    """A text; nothing for an empty one. `of` tells a script what it is about, `below` is a second
+    line."""
     weight = ' font-weight="bold"' if bold else ""
     faint = f' opacity="{opacity}"' if opacity != 1 else ""
     place = f'x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"'
-    about = f' data-of="{of}"' if of is not None else ""
-    return f"<text {place}{weight}{faint}{about}>{escape(words)}</text>" if words else ""
-
-
-def two_line_text(x, y, first, second, size, line_height):
-    """One text on two centred lines."""
-    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="middle">{escape(first)} '
-            f'<tspan x="{x:g}" dy="{line_height}">{escape(second)}</tspan></text>')  # fmt: skip
+    about = f' data-of="{of}"' if of not in (None, "") else ""
+    more = f' <tspan x="{x:g}" dy="{TEXT_LINE}">{escape(below)}</tspan>' if below else ""
+    return f"<text {place}{weight}{faint}{about}>{escape(words)}{more}</text>" if words else ""
 
 
 def text_width(words, size, bold=False):

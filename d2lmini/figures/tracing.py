@@ -11,6 +11,7 @@ import contextlib
 import copy
 import functools
 import re
+from collections.abc import ValuesView
 
 import torch
 from torch import nn
@@ -90,38 +91,57 @@ def layer_outputs(net, X):
 
 
 def _run(net, inputs, on_meta=False):
-    """Run a copy of `net` once in evaluation mode and return the `_Recorder`.
+    """Run `net` once in evaluation mode and return the `_Recorder`.
 
-    On the meta device all tensors of the copy are stand-ins; else it shares the weights of `net`,
-    to whose device `inputs` are moved.
+    On the meta device all its tensors have stand-ins there; else `inputs` go to the net's device.
     """
-    device, memo = torch.device("meta") if on_meta else device_of(net), {}
-    for module in net.modules():
-        for x in (*vars(module).values(), *module._buffers.values(), *module._parameters.values()):
-            if isinstance(x, torch.Tensor) and not nn.parameter.is_lazy(x):
-                own = x if isinstance(x, nn.Parameter) else x.detach().clone()
-                memo[id(x)] = x.detach().to("meta") if on_meta else own
-    net = copy.deepcopy(net, memo).eval()
+    net = copy.deepcopy(net) if is_lazy(net) else net  # whose first run gives it its sizes
+    device = torch.device("meta") if on_meta else device_of(net)
     inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True)
                    for x in inputs)  # fmt: skip
-    weights = {id(p) for p in net.parameters()}
-    recorder = _Recorder(FlopCounterMode(display=False), inputs, weights)
+    recorder = _Recorder(FlopCounterMode(display=False), inputs)
     try:
         with (
+            _put_back(net, on_meta),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             recorder.counter,
-            recorder.hooks(net),
             recorder,
         ):
+            recorder.attach(net)
+            recorder.weights = {id(p) for p in net.parameters()}
             output = net(*inputs)
+            recorder.num_params = sum(p.numel() for p in net.parameters())
     except Exception as error:
         name, shapes = type(net).__name__, " and ".join(str(tuple(x.shape)) for x in inputs)
         raise ValueError(f"{name} does not take an input of shape {shapes}: {error}") from error
     tensors = [(recorder.producer.get(id(x)), tuple(x.shape[1:])) for x in _tensors(output)]
     recorder.outputs = [(layer, shape) for layer, shape in tensors if layer is not None]
-    recorder.num_params = sum(p.numel() for p in net.parameters())
     return recorder
+
+
+@contextlib.contextmanager
+def _put_back(net, on_meta):
+    """Meanwhile `net` is in evaluation mode, with tensors that may be written to: copies, but for
+    the weights, or stand-ins on the meta device for all. Afterwards its modules are as they were,
+    without hooks added meanwhile.
+    """
+    dicts = (x for module in net.modules() for x in (vars(module), *vars(module).values()))
+    kept = [(values, dict(values)) for values in dicts if isinstance(values, dict)]
+    made = {}  # a tensor's id -> what stands for it: tied weights stay tied
+    try:
+        for values, before in kept:
+            for name, x in before.items():
+                is_weight = isinstance(x, nn.Parameter) and not on_meta
+                if isinstance(x, torch.Tensor) and not is_weight and not nn.parameter.is_lazy(x):
+                    copied = x.detach().to("meta") if on_meta else x.detach().clone()
+                    values[name] = made.setdefault(id(x), copied)
+        net.eval()
+        yield
+    finally:
+        for values, before in kept:
+            values.clear()
+            values.update(before)
 
 
 class _Recorder(TorchFunctionMode):
@@ -130,11 +150,11 @@ class _Recorder(TorchFunctionMode):
     While a layer runs, it stands last in `running`, and what it calls is its own affair.
     """
 
-    def __init__(self, counter, inputs, weights):
+    def __init__(self, counter, inputs):
         super().__init__()
         self.counter, self.input_shape = counter, tuple(inputs[0].shape)
         self.batch = (*self.input_shape, 1)[0]
-        self.weights = weights  # ids of the net's parameters
+        self.weights = set()  # ids of the net's parameters
         self.steps = []  # (layer, its first output)
         self.producer = {}  # id of a tensor -> the layer that made it, or IN
         self.kept = list(inputs)  # keeps tensors alive, so that no id is used twice
@@ -148,36 +168,28 @@ class _Recorder(TorchFunctionMode):
                 self.producer[id(x)] = layer
                 self.steps.append((layer, x))
 
-    def hooks(self, net):
-        """Forward hooks on every module of `net` but the root, until the context returned ends."""
-        stack, attached = contextlib.ExitStack(), set()
-
-        def attach(name, module):
-            if module in attached:  # one of two parents: it would report each call twice
-                return
-            attached.add(module)
-            leaf = _is_leaf(module) and (module is not net or _is_of_torch(module))
-            if leaf or module is not net:
-                enter = functools.partial(self._enter_leaf if leaf else self._enter_group, name)
-                leave = self._leave_leaf if leaf else self._leave_group
-                stack.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
-                stack.enter_context(module.register_forward_hook(leave))
-            for child_name, child in () if leaf else module.named_children():
-                attach(f"{name}.{child_name}" if name else child_name, child)
-
-        attach("", net)
-        return stack
+    def attach(self, net):
+        """Add forward hooks to every module of `net` but the root."""
+        inside = set()  # modules that are a leaf's own affair
+        for name, module in net.named_modules():
+            is_leaf = _is_leaf(module) and (module is not net or _is_of_torch(module))
+            if module in inside or (module is net and not is_leaf):
+                continue
+            inside.update(module.modules() if is_leaf else ())
+            enter = functools.partial(self._enter_leaf if is_leaf else self._enter_group, name)
+            module.register_forward_pre_hook(enter, with_kwargs=True)
+            module.register_forward_hook(self._leave_leaf if is_leaf else self._leave_group)
 
     def _enter_group(self, name, module, args, kwargs):
-        self.running.append(Group(name, type(module).__name__))
+        self.running.append(Group(name, type(module).__name__, len(self.running) + 1))
 
     def _leave_group(self, module, args, output):
         self.running.pop()
 
     def _enter_leaf(self, name, module, args, kwargs):
         layer = Layer(name, **describe_module(module))
-        self._count(layer, module.parameters())
         self._enter(layer, (args, kwargs), type(module).__name__)
+        self._count(layer, module.parameters())
 
     def _leave_leaf(self, module, args, output):
         return self._leave(output)
@@ -190,12 +202,12 @@ class _Recorder(TorchFunctionMode):
         self.counted.update(sizes)
 
     def _enter(self, layer, inputs, name):
+        layer.groups = tuple(self.running)
+        self.running.append(layer)  # from here, what is asked of tensors is the layer's own affair
         tensors = [x for x in _tensors(inputs) if id(x) not in self.weights]
         self._expect_batch(name, tensors)
         layer.operands = [self.producer.get(id(tensor)) for tensor in tensors]
-        layer.groups = tuple(self.running)
         self.flops_before = self.counter.get_total_flops()
-        self.running.append(layer)
         self.versions = {id(tensor): _version(tensor) for tensor in tensors}
 
     def _expect_batch(self, name, tensors):
@@ -211,7 +223,7 @@ class _Recorder(TorchFunctionMode):
         layer.flops = (self.counter.get_total_flops() - self.flops_before) // self.batch
         tensors = _tensors(output)
         layer.shape = tuple(tensors[0].shape[1:]) if tensors else ()
-        self.running.pop()  # until here, what is asked of tensors is the layer's own affair
+        self.running.pop()  # until here
         if layer.kind in ("other", "elementwise") and len(layer.inputs) > 1:
             layer.kind = "join"
         for tensor in tensors:
@@ -235,12 +247,13 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "function")
+        if self.running and isinstance(self.running[-1], Layer):
+            if self.running[-1].kind == "other":  # a layer of a reader's own
+                self._expect_batch(name, _tensors(args))
+            return function(*args, **kwargs)
         if name == "__get__":  # of a property, such as x.T
             name = function.__self__.__name__
         plain = name.strip("_")
-        if self.running and isinstance(self.running[-1], Layer):
-            self._recognise(self.running[-1], name, args, kwargs)
-            return function(*args, **kwargs)
         values = _tensors((args, kwargs))
         known = [x for x in values if self.producer.get(id(x)) is not None]
         if not known or plain in CONSTANTS:
@@ -261,14 +274,6 @@ class _Recorder(TorchFunctionMode):
         self._count(layer, [x for x in values if id(x) in self.weights])
         made = self._leave(made)
         return output if plain == "setitem" else made
-
-    def _recognise(self, layer, name, args, kwargs):
-        """A layer of a reader's own that convolves, say, by a function has that function's kind."""
-        if layer.kind == "other" and layer.options == "own":
-            self._expect_batch(name, _tensors(args))
-            fields = describe_function(name, args, kwargs)
-            if fields["kind"] in ("conv", "fc", "pool"):
-                layer.kind, layer.facts = fields["kind"], fields["facts"]
 
 
 def _is_of_torch(module):
@@ -292,6 +297,6 @@ def _tensors(values):
     """All tensors in nested tuples, lists and dicts, in order."""
     if isinstance(values, torch.Tensor):
         return [values]
-    values = list(values.values()) if isinstance(values, dict) else values
-    nested = values if isinstance(values, (tuple, list)) else ()
-    return [tensor for value in nested for tensor in _tensors(value)]
+    values = values.values() if isinstance(values, dict) else values
+    is_nested = isinstance(values, (tuple, list, ValuesView))
+    return [tensor for value in values for tensor in _tensors(value)] if is_nested else []
