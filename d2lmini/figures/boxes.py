@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from d2lmini.figures.structure import Group, Layer, Parallel, layers_of
 from d2lmini.figures.style import drawn_kind
 
-__all__ = ["Box", "Branches", "Frame", "alternative_text", "box_of_group", "boxes_in", "boxes_of",
-           "forks_in"]  # fmt: skip
-
 MOST_BARS = 4  # layers on a path that a small picture of the path shows
 
 
@@ -22,18 +19,20 @@ MOST_BARS = 4  # layers on a path that a small picture of the path shows
 class Box:
     """A box: one layer (or a whole module) and the elementwise layers that follow it."""
 
-    kind: str  # one of style.KINDS
-    operation: str  # this and `settings` as in structure.Layer
-    settings: str = ""
+    head: Layer  # says its kind and label
+    layers: list  # all that it stands for
     facts: tuple = ()  # of a folded box: those that all its layers have
-    layers: list = field(default_factory=list)
     strips: list = field(default_factory=list)  # the elementwise layers, of the first where folded
     paths: list | None = None  # of a module: kinds of its layers, and channels, for each path
     times: int = 1
 
     @property
+    def kind(self):
+        return drawn_kind(self.head.kind)
+
+    @property
     def label(self):
-        return Layer("", self.kind, self.operation, self.settings).label
+        return self.head.label
 
     @property
     def shape(self):
@@ -42,15 +41,14 @@ class Box:
     @property
     def is_slim(self):
         """Whether a low box will do: it only reshapes, or applies a function to each element."""
-        return bool(self.layers) and self.layers[0].kind in ("reshape", "elementwise")
+        return self.head.kind in ("reshape", "elementwise")
 
     def signature(self):
         """What equal boxes have in common: all but what goes in, and a module's channels."""
         facts = [fact for fact in self.facts if fact[0] != "输入特征"]
         strips = [(strip.label, strip.options) for strip in self.strips]
         shape = self.shape[1:] if self.kind == "module" else self.shape
-        options = self.layers[0].options if self.layers else ""
-        return self.label, facts, options, strips, shape, self.paths
+        return self.label, facts, self.head.options, strips, shape, self.paths
 
 
 @dataclass
@@ -69,19 +67,20 @@ class Frame:
 class Branches:
     """Paths side by side, and the box that joins them.
 
-    Without a box their ends meet in a line, or each is an output of the net with its words, `ends`.
+    Without a box their ends meet in a line or, where `is_end`, are the outputs of the net.
     """
 
     paths: list  # of lists of elements
     join: Box | None = None
-    ends: list = field(default_factory=list)
+    is_end: bool = False
+    times: int = 1  # they do not fold
 
     def signature(self):
         return list(map(_signatures, self.paths)), self.join and self.join.signature()
 
 
 def _signatures(elements):
-    return [(getattr(element, "times", 1), element.signature()) for element in elements]
+    return [(element.times, element.signature()) for element in elements]
 
 
 def boxes_of(items, detail, framed=True):
@@ -112,13 +111,13 @@ def boxes_of(items, detail, framed=True):
 def box_of_group(group):
     """One plain box for a whole group, which says how many layers it stands for."""
     num = f"({len(group.layers)}层)" if len(group.layers) > 1 else ""
-    kind = drawn_kind(group.layers[0].kind) if len(group.layers) == 1 else "other"
-    return Box(kind, group.class_name, num, layers=list(group.layers))
+    kind = group.layers[0].kind if len(group.layers) == 1 else "module"
+    return Box(Layer("", kind, group.class_name, num), list(group.layers))
 
 
 def _box_of_layer(layer):
     facts = layer.facts + (("权重", "与前面的层共用"),) * layer.is_shared
-    return Box(drawn_kind(layer.kind), layer.operation, layer.settings, facts, [layer])
+    return Box(layer, [layer], facts)
 
 
 def _flatten_sum(branches):
@@ -126,7 +125,7 @@ def _flatten_sum(branches):
     for i, path in enumerate(branches.paths):
         if len(path) == 1 and isinstance(path[0], Branches) and path[0].join:
             inner, join = path[0], branches.join
-            if inner.join.operation == join.operation == "Add" and not inner.join.strips:
+            if inner.join.label == join.label == "Add" and not inner.join.strips:
                 branches.paths[i : i + 1] = inner.paths
                 join.layers = inner.join.layers + join.layers
                 return
@@ -144,7 +143,7 @@ def _elements_of_group(group, detail, framed):
             settings = f"({len(layers)}层)"
         elif detail == "name":
             paths = [(kinds, "") for kinds, _ in paths]
-        return [Box("module", group.class_name, settings, layers=layers, paths=paths)]
+        return [Box(Layer("", "module", group.class_name, settings), layers, paths=paths)]
     elements = boxes_of(group.items, detail, framed)
     return [Frame(group, elements)] if framed and (forks or len(elements) > 1) else elements
 
@@ -207,18 +206,14 @@ def alternative_text(elements):
     """Elements in words."""
     words = []
     for element in elements:
-        if isinstance(element, Branches):
-            ends = [f"，{end}" for end in element.ends] or [""] * len(element.paths)
-            paths = "；".join(
-                f"第{i}条：{alternative_text(path) or '直接相连'}{end}"
-                for i, (path, end) in enumerate(zip(element.paths, ends, strict=True), 1)
-            )
-            joined = f"，经{element.join.label}合并" if element.join else ""
-            words.append(f"{len(element.paths)}条并行路径（{paths}）{joined}")
-            continue
         if isinstance(element, Box):
             text = "、".join([element.label, *(strip.label for strip in element.strips)])
-        else:
+        elif isinstance(element, Frame):
             text = f"[{alternative_text(element.elements)}]"
+        else:
+            paths = enumerate(map(alternative_text, element.paths), start=1)
+            paths = [f"第{i}条：{path or '直接相连'}" for i, path in paths]
+            text = f"{len(paths)}条并行路径（{'；'.join(paths)}）"
+            text += f"，经{element.join.label}合并" if element.join else ""
         words.append(text + (f"（×{element.times}）" if element.times > 1 else ""))
     return "；".join(words)

@@ -1,7 +1,6 @@
 """Figures as inline SVG: no file, no JavaScript, readable on light and dark pages."""
 
 import contextlib
-import hashlib
 import io
 import logging
 import re
@@ -14,9 +13,6 @@ from matplotlib import font_manager
 from matplotlib import pyplot as plt
 from matplotlib.legend import Legend
 from matplotlib.text import Text
-
-__all__ = ["InlineFigure", "book_style", "figure_html", "figure_svg", "quiet",
-           "save_svg", "show", "show_inline"]  # fmt: skip
 
 FONT = "'DejaVu Sans', Verdana, Arial, sans-serif"
 PHONE_PIXELS = 320  # between the margins of a narrow screen
@@ -56,65 +52,34 @@ def figure_svg(fig, *, alt, caption=None):
     """Return a matplotlib figure as inline SVG text, the same bytes for the same figure.
 
     Text stays text, the background is transparent, black follows the page's text colour, and ids
-    start from the caption, else from `alt`, so that several figures can stand on one page. `alt`
-    says what the picture shows; it becomes the SVG's `<desc>`.
+    hang on the caption, else on `alt`, so that several figures can stand on one page. `alt` says
+    what the picture shows, to those who cannot see it.
     """
     if not alt:
-        raise ValueError(
-            "alt must say in a few words what the figure shows, for readers who cannot see it"
-        )
+        raise ValueError("alt must say in words what the figure shows, for those who cannot see it")
     for legend in fig.findobj(Legend):
         legend.get_frame().set_facecolor("none")
     buffer, nothing = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.fonttype": "none"}), quiet(fig):
+    salt = {"svg.hashsalt": caption or alt}
+    with matplotlib.rc_context({"svg.fonttype": "none", **salt}), quiet(fig):
         fig.savefig(buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05,
                     metadata=nothing)  # fmt: skip
-    svg = buffer.getvalue()
-    opening, body = re.search(r"<svg ([^>]*)>(.*)</svg>", svg, re.DOTALL).groups()
-    viewbox = re.search(r'viewBox="([^"]*)"', opening).group(1)
+    page = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>(.*)</svg>', buffer.getvalue(), re.DOTALL)
+    viewbox, body = page.groups()
     width = round(float(viewbox.split()[2]) * 4 / 3)  # matplotlib's points to CSS pixels
     # matplotlib's style sheet would apply to the whole page: it moves to the root's attributes.
     body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
     body = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", body)
     body = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", FONT, body)
-    title = caption or alt
-    prefix = f"f{short_hash(title)}-"
-    title_id, desc_id = f"{prefix}title", f"{prefix}{short_hash(alt)}"
-    body = name_by_content(body, prefix)
+    # Of matplotlib's ids, those that are referred to are hashes; others are numbers in a row.
+    used = re.findall(r'(?:href="|url\()#([^")]+)', body)
+    body = re.sub(r'(<[^<>]*) id="([^"]*)"', lambda tag: tag[tag[2] not in used], body)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'role="img" aria-labelledby="{title_id} {desc_id}" viewBox="{viewbox}" '
-        f'width="{width}" fill="currentColor" stroke-linejoin="round" '
-        f'style="max-width:100%;min-width:{SMALLEST * width:.0f}px;height:auto">'
-        f'<title id="{title_id}">{escape(title)}</title>'
-        f'<desc id="{desc_id}">{escape(alt)}</desc>{body}</svg>'
+        f'role="img" aria-label="{escape(alt)}" viewBox="{viewbox}" width="{width}" '
+        f'fill="currentColor" stroke-linejoin="round" '
+        f'style="max-width:100%;min-width:{SMALLEST * width:.0f}px;height:auto">{body}</svg>'
     )
-
-
-def name_by_content(body, prefix):
-    """Name what the SVG refers to by `prefix` and a hash of its content; drop all other ids.
-
-    matplotlib's own ids are numbers in the order of drawing and hashes with a salt. Nothing that
-    it refers to holds a reference in turn.
-    """
-    for old in dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', body)):
-        name = re.escape(old)
-        element = re.search(
-            rf'<(\w+)[^<>]* id="{name}"[^<>]*?(/>|>.*?</\1>)', body, flags=re.DOTALL
-        )
-        if element:  # else a link to somewhere else on the page
-            content = element[0].replace(f' id="{old}"', "")
-            new = prefix + short_hash(content)
-            # Two collections of the same marks define it twice: one of them is enough.
-            own = "" if f' id="{new}"' in body else f' id="{new}"'
-            body = body.replace(f' id="{old}"', own)
-            body = re.sub(rf'(href="|url\()#{name}(?=[")])', rf"\1#{new}", body)
-    return re.sub(rf'(<[^<>]*) id="(?!{prefix})[^"]*"', r"\1", body)
-
-
-def short_hash(text):
-    """Eight hexadecimal digits that stand for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -131,12 +96,11 @@ def book_style():
 def quiet(fig):
     """Meanwhile nothing is said of fonts, and the figure's Chinese texts are laid out with an
     installed font that has them; where there is none, a browser shows them with its own."""
-    texts = [text for text in fig.findobj(Text) if any(c > "\u2e80" for c in text.get_text())]
-    if texts:
-        installed = {font.name for font in font_manager.fontManager.ttflist}
-        for text in texts:
-            known = [font for font in CHINESE_FONTS if font in installed]
-            text.set_fontfamily(list(dict.fromkeys([*text.get_fontfamily(), *known])))
+    installed = font_manager.get_font_names()
+    for text in fig.findobj(Text):
+        if any(c > "\u2e80" for c in text.get_text()):
+            fonts = [*text.get_fontfamily(), *filter(installed.__contains__, CHINESE_FONTS)]
+            text.set_fontfamily(list(dict.fromkeys(fonts)))
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,7 +1,7 @@
 """What is known of each type of layer: its kind, its label in the field's notation, facts, rule.
 
-One entry for a type: in `MODULES`, or in `FUNCTIONS` for one of `torch.nn.functional`, which names
-the module that does the same. Other types get a plain box with their name. `describe_module` and
+One entry for a type, in `MODULES`; a function of `torch.nn.functional` is drawn as the module that
+does the same. Other types get a plain box with their name. `describe_module` and
 `describe_function` give the fields of a `structure.Layer`.
 
 A rule is what a layer makes of the shape it is given, as data that a script on the page can compute
@@ -18,14 +18,14 @@ add     with broadcasting; `into`: 1 where the first has to keep its shape
 """
 
 import contextlib
+import inspect
 import re
 
 import torch
 from torch import nn
 
-__all__ = ["describe_function", "describe_module"]
-
 SAME, FLATTEN = {"op": "same"}, {"op": "flat"}
+NO_BIAS = [("偏置", "无")]
 
 
 def describe_module(module):
@@ -46,7 +46,7 @@ def _other(module):
     is_plain = re.search(r"torch\.nn\.modules\.(activation|instancenorm|normalization)$", file)
     if is_plain and not any(True for _ in module.children()):
         return _elementwise(module)
-    return _fields("other", name, options="" if file.startswith("torch.") else "own")
+    return _fields("other", name)
 
 
 def _elementwise(module):
@@ -64,16 +64,10 @@ def _elementwise(module):
     return _fields("elementwise", name, rule=rule, options=options)
 
 
-def _no_bias(module):
-    return [("偏置", "无")] * (module.bias is None)
-
-
 def _convolution(module):
     kernel, padding = module.kernel_size, 0 if module.padding == "valid" else module.padding
-    extras = [("stride", _size(module.stride), "1"), ("pad", _size(padding), "0"),
-              ("dilation", _size(module.dilation), "1"),
-              ("groups", str(module.groups), "1")]  # fmt: skip
-    settings = [f"{name} {value}" for name, value, default in extras if value != default]
+    settings = _settings(stride=module.stride, pad=padding, dilation=module.dilation,
+                         groups=module.groups)  # fmt: skip
     facts = [("卷积核", _window(kernel)), ("步幅", _size(module.stride)), ("填充", _size(padding))]
     rule = None
     if module.padding_mode != "zeros":
@@ -84,29 +78,23 @@ def _convolution(module):
         rule = {"op": "conv", **sizes, **groups, "o": module.out_channels}
     name = f"{_window(kernel)} {'Deconv' if module.transposed else 'Conv'}"
     settings = ", ".join([f"({module.out_channels})", *settings])
-    return _fields("conv", name, settings, facts + _no_bias(module), rule)
+    return _fields("conv", name, settings, facts + NO_BIAS * (module.bias is None), rule)
 
 
 def _fully_connected(module):
-    facts = [("输入特征", f"{module.in_features:,}"), *_no_bias(module)]
+    facts = [("输入特征", f"{module.in_features:,}")] + NO_BIAS * (module.bias is None)
     rule = {"op": "fc", "i": module.in_features, "o": module.out_features}
     return _fields("fc", "FC", f"({module.out_features})", facts, rule)
 
 
 def _pooling(module):
     operation, dims = _operation_and_dims(module)
-    kernel, padding = module.kernel_size, getattr(module, "padding", 0)
-    stride, dilation = getattr(module, "stride", None) or kernel, getattr(module, "dilation", 1)
-    ceil = {"ceil": 1} if getattr(module, "ceil_mode", False) else {}
-    settings = [f"stride {_size(stride)}", *ceil]
-    if _size(dilation) != "1":
-        settings.insert(1, f"dilation {_size(dilation)}")
-    if _size(padding) != "0":
-        settings.insert(1, f"pad {_size(padding)}")
+    kernel, stride, padding = module.kernel_size, module.stride, module.padding
+    dilation, ceil = getattr(module, "dilation", 1), {"ceil": 1} if module.ceil_mode else {}
+    settings = [f"stride {_size(stride)}", *_settings(pad=padding, dilation=dilation), *ceil]
     window, rule = _window(kernel, dims), None
     facts = [("窗口", window), ("步幅", _size(stride)), ("填充", _size(padding))]
-    returns_indices = getattr(module, "return_indices", False)
-    if isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)) and not returns_indices:
+    if dims == 2:
         rule = {"op": "pool", **_sizes(kernel, stride, padding, dilation), **ceil}
     return _fields("pool", f"{window} {operation}", ", ".join(settings), facts, rule)
 
@@ -115,8 +103,7 @@ def _adaptive_pooling(module):
     operation, dims = _operation_and_dims(module)
     sizes = module.output_size
     sizes = sizes if isinstance(sizes, (tuple, list)) else (sizes,) * dims
-    is_known = dims == 2 and not getattr(module, "return_indices", False)
-    rule = {"op": "adapt", "o": _short(sizes)} if is_known else None
+    rule = {"op": "adapt", "o": _short(sizes)} if dims == 2 else None
     operation = operation.removeprefix("Adaptive")
     if set(sizes) == {1}:
         return _fields("pool", f"Global {operation}", rule=rule)
@@ -139,76 +126,46 @@ def _identity(module):  # a Sequential is a leaf only where it is empty
     return _fields("identity", type(module).__name__, rule=SAME)
 
 
-def _embedding(module):
-    return _fields("other", "Embedding", f"({module.embedding_dim})")
-
-
-def _types(names):
-    """torch.nn's types; `Pool#d` stands for three."""
-    for name in names.split():
-        for n in "123" if "#" in name else "-":
-            yield getattr(nn, name.replace("#", n))
-
-
 MODULES = {
-    module: describe
+    getattr(nn, name): describe
     for describe, names in {
-        _convolution: "Conv#d ConvTranspose#d",
+        _convolution: "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d",
         _fully_connected: "Linear",
-        _pooling: "MaxPool#d AvgPool#d LPPool1d LPPool2d FractionalMaxPool2d",
-        _adaptive_pooling: "AdaptiveAvgPool#d AdaptiveMaxPool#d",
+        _pooling: "MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d",
+        _adaptive_pooling: "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d "
+                           "AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d",
         _elementwise: "ReLU ReLU6 LeakyReLU ELU CELU SELU GELU SiLU Mish PReLU Sigmoid LogSigmoid "
                       "Hardsigmoid Tanh Hardtanh Hardswish Softplus Softsign Softmax LogSoftmax "
-                      "LocalResponseNorm BatchNorm#d Dropout Dropout#d AlphaDropout "
-                      "FeatureAlphaDropout",
+                      "LocalResponseNorm BatchNorm1d BatchNorm2d BatchNorm3d Dropout Dropout1d "
+                      "Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout",
         _flattening: "Flatten",
         _upsampling: "Upsample",
         _identity: "Identity Sequential",
-        _embedding: "Embedding",
     }.items()
-    for module in _types(names)
+    for name in names.split()
 }  # fmt: skip
+TWINS = {module.__name__.lower(): module for module in MODULES} | {"interpolate": nn.Upsample}
 
 
-def _linear(weight, bias=None):
-    return nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+def _twin(name, args, kwargs):
+    """The module that does what a call of a function does, or None where none is known."""
+    module = TWINS.get(name.replace("_", ""))
+    names = [*inspect.signature(module).parameters] if module else []
+    names = [key for key in names if key not in ("bias", "return_indices")]
+    has_weight = module and MODULES[module] in (_convolution, _fully_connected)
+    names = ["weight", "bias", *names[3:]] if has_weight else names
+    given = {"start_dim": 0} if name == "flatten" else {}
+    given |= dict(zip(names, args[1:], strict=False)) | kwargs
+    given = {key: given[key] for key in names if given.get(key) is not None}
+    if has_weight:
+        weight, bias = given.pop("weight"), "bias" in given
+        channels = [weight.shape[1] * given.get("groups", 1), weight.shape[0]]
+        channels = channels[::-1] if "transpose" in name else channels
+        kernel = [tuple(weight.shape[2:])] if weight.dim() > 2 else []
+        return module(*channels, *kernel, **given | {"bias": bias}, device="meta")
+    is_known = module and not any(isinstance(value, torch.Tensor) for value in given.values())
+    return module(**given) if is_known else None
 
-
-def _convolve(module):
-    def make(weight, bias=None, groups=1, **options):
-        channels = [weight.shape[1] * groups, weight.shape[0]]
-        channels = channels[::-1] if "Transpose" in module.__name__ else channels
-        return module(*channels, tuple(weight.shape[2:]), groups=groups, bias=bias is not None,
-                      device="meta", **options)  # fmt: skip
-
-    return make
-
-
-def _functions(name, module, settings, make=lambda module: module):
-    """Entries of `FUNCTIONS`; `#` in both names stands for 1, 2 and 3."""
-    for n in "123" if "#" in name else "-":
-        yield name.replace("#", n), (make(getattr(nn, module.replace("#", n))), settings)
-
-
-# Function -> what makes the module that does the same, and names of what follows the input.
-FUNCTIONS = dict((
-    ("linear", (_linear, "weight bias")),
-    *_functions("conv#d", "Conv#d", "weight bias stride padding dilation groups", _convolve),
-    *_functions("conv_transpose#d", "ConvTranspose#d",
-                "weight bias stride padding output_padding groups dilation", _convolve),
-    *_functions("max_pool#d", "MaxPool#d", "kernel_size stride padding dilation ceil_mode"),
-    *_functions("avg_pool#d", "AvgPool#d", "kernel_size stride padding ceil_mode"),
-    *_functions("adaptive_avg_pool#d", "AdaptiveAvgPool#d", "output_size"),
-    *_functions("adaptive_max_pool#d", "AdaptiveMaxPool#d", "output_size"),
-    *((module.__name__.lower(), (module, "")) for module in _types(
-        "ReLU ReLU6 SELU GELU SiLU Mish Sigmoid LogSigmoid Hardsigmoid Tanh Hardswish Softplus "
-        "Softsign")),
-    *_functions("leaky_relu", "LeakyReLU", "negative_slope"),
-    *_functions("softmax", "Softmax", "dim"),
-    *_functions("log_softmax", "LogSoftmax", "dim"),
-    *_functions("dropout", "Dropout", "p"),
-    *_functions("interpolate", "Upsample", "size scale_factor"),
-))  # fmt: skip
 
 # Functions that no module does: kind -> operation in the field's notation -> their names. What
 # takes several paths is drawn as their join.
@@ -221,7 +178,7 @@ PLAIN = {
             "Mask": "masked_fill", "BatchNorm": "batch_norm", "LayerNorm": "layer_norm",
             "GroupNorm": "group_norm"},
         "reshape": {
-            "Flatten": "flatten", "Reshape": "view reshape squeeze unsqueeze unflatten",
+            "Reshape": "view reshape squeeze unsqueeze unflatten",
             "Transpose": "transpose permute t T mT swapaxes movedim"},
         "other": {
             "Concatenation": "cat concat concatenate", "MatMul": "matmul bmm mm",
@@ -237,12 +194,9 @@ def describe_function(name, args, kwargs):
     """Fields of the `Layer` that a call of a function is; `name` as Python has it: `__iadd__`."""
     in_place = name.startswith("__i") or (name.endswith("_") and not name.startswith("_"))
     name, rule = name.strip("_"), None
-    if name in FUNCTIONS:
-        make, names = FUNCTIONS[name]
-        given = dict(zip(names.split(), args[1:], strict=False)) | kwargs
-        given = {key: given[key] for key in names.split() if given.get(key) is not None}
-        with contextlib.suppress(TypeError, ValueError):  # called in a way not known here
-            return describe_module(make(**given))
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # called in a way not known here
+        if twin := _twin(name, args, kwargs):
+            return describe_module(twin)
     if name not in PLAIN and name[:1] in ("i", "r"):  # of `+=`, and of a number on the left
         name = name[1:] if name[1:] in PLAIN else name
     own_name = "".join(word.capitalize() for word in name.split("_"))
@@ -252,10 +206,6 @@ def describe_function(name, args, kwargs):
         tensors, dim = kwargs.get("tensors", x), kwargs.get("dim", args[1] if args[1:] else 0)
         is_known = all(dim in (1, 1 - tensor.dim()) for tensor in tensors)
         rule = {"op": "cat"} if is_known and kwargs.keys() <= {"tensors", "dim"} else None
-    elif name == "flatten":
-        given = dict(zip(("start_dim", "end_dim"), args[1:], strict=False)) | kwargs
-        is_whole = given.get("start_dim", 0) == 1 and given.get("end_dim", -1) in (-1, x.dim() - 1)
-        rule = FLATTEN if is_whole else None
     elif name in ("view", "reshape"):
         shape = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
         rule = FLATTEN if x.dim() and tuple(shape) == (len(x), -1) else None
@@ -283,6 +233,12 @@ def _size(size):
     if isinstance(size, (tuple, list)) and len(set(size)) == 1:
         size = size[0]
     return f"{size:g}" if isinstance(size, float) else _window(size)
+
+
+def _settings(**sizes):
+    """Those that change something, as texts: 'pad 1'."""
+    texts = {name: _size(size) for name, size in sizes.items()}
+    return [f"{name} {size}" for name, size in texts.items() if size != "01"[name != "pad"]]
 
 
 def _sizes(kernel, stride, padding, dilation):

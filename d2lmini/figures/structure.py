@@ -2,20 +2,15 @@
 
 `arrange` finds series and parallel paths from nothing but who takes whose output, by reduction
 (Valdes, Tarjan and Lawler, 1982): a unit with one way in and one way out becomes part of a longer
-way, ways between the same two units become parallel paths, until one way is left. Where paths
-cross, what lies between two points that all data pass is left whole.
+way, ways between the same two units become parallel paths, until one way is left. A group in which
+paths cross is left whole.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 
-__all__ = ["IN", "Group", "Layer", "Parallel", "arrange", "layers_of", "network_data",
-           "number_layers"]  # fmt: skip
-
 IN, OUT = "input", "output"  # stand among the layers for the network's own input and output
-CROSSING = "交叉路径"  # name of what is left whole
 
 
 @dataclass(eq=False)
@@ -65,6 +60,7 @@ class Group:
 
     name: str
     class_name: str
+    depth: int = 0  # how many containers there are around its layers
     items: list | None = None
     layers: list = field(default_factory=list, repr=False)  # all inside, in the order they ran
     # Of the root:
@@ -113,11 +109,9 @@ def arrange(layers, outputs, depth=0):
     """
     opened = set()
     while True:
-        owner, depths = {}, {}  # the layer itself or the outermost closed group that holds it
+        owner = {}  # the layer itself or the outermost closed group that holds it
         for layer in layers:
-            groups = enumerate(layer.groups[depth:], start=depth + 1)
-            inside, owner[layer] = next((x for x in groups if x[1] not in opened), (0, layer))
-            depths[owner[layer]] = inside
+            owner[layer] = next((x for x in layer.groups[depth:] if x not in opened), layer)
         before = {unit: {} for unit in (IN, *owner.values(), OUT)}  # who feeds it, as it takes them
         taken, leaving = ({unit: {} for unit in before} for _ in range(2))
         takes = [(owner[layer], source) for layer in layers for source in layer.inputs]
@@ -131,8 +125,7 @@ def arrange(layers, outputs, depth=0):
             break
         opened |= several
     for unit in groups:
-        if unit.items is None:
-            unit.items = arrange(unit.layers, list(leaving[unit]), depths[unit])
+        unit.items = arrange(unit.layers, list(leaving[unit]), unit.depth)
     reached, needed = {IN}, {OUT}
     for unit in before:
         if not reached.isdisjoint(before[unit]):
@@ -162,25 +155,7 @@ def _reduce(order, before):
         ways[start].setdefault(end, []).append((min(place for place, _ in onwards), items))
         sources[end] = sources[end] - {unit} | {start}
         waiting += [x for x in (start, end) if x not in (IN, OUT)]
-    left = [unit for unit in order if unit in ways]
-    position = {unit: i for i, unit in enumerate(left)}
-    items, start, furthest = [], 0, 0  # the last unit that all data pass; how far ways lead past it
-    for i, unit in enumerate(left):
-        if i and i == furthest:  # all data pass here
-            between = ways[left[start]].pop(unit, [])
-            inside = left[start + 1 : i]
-            if inside:  # paths cross: left whole, but for what leads past it
-                paths = [path for u in left[start:i] for way in ways[u].values() for _, path in way]
-                found = set(layers_of([*inside, *itertools.chain(*paths)]))
-                whole = [layer for layer in layers_of(order[1:-1]) if layer in found]
-                place = min(place for u in inside for place, _ in ways[u].get(unit, ()))
-                between.append((place, [Group("", CROSSING, layers=whole)]))
-            items += [*_join(between), unit]
-            start = i
-        furthest = max([furthest, *(position[target] for target in ways[unit])])
-    *items, _ = items  # but OUT
-    is_whole = len(items) == 1 and isinstance(items[0], Group) and items[0].class_name == CROSSING
-    return None if is_whole else items
+    return _join(ways[IN][OUT]) if ways.keys() == {IN, OUT} else None
 
 
 def _join(ways):

@@ -1,8 +1,5 @@
 """What the pictures have in common: kinds of layers, colours, widths, and numbers as text."""
 
-__all__ = ["BLUE", "CURVES", "GREY", "KINDS", "ORANGE", "PAGE_WIDTH", "PHONE_WIDTH", "drawn_kind",
-           "flops_text", "shape_text", "share_text"]  # fmt: skip
-
 BLUE, ORANGE, GREY = "#2f7fd1", "#e08a1e", "#888888"  # readable on white and on dark pages
 PHONE_WIDTH, PAGE_WIDTH = 4.4, 6.4  # of matplotlib's figures, inches: legible on a phone; at most
 

@@ -1,4 +1,4 @@
-"""The pieces of an architecture figure as SVG text: words, lines, arrows, boxes, details.
+"""The pieces of an architecture figure as SVG text: words, lines, arrows, boxes.
 
 All lengths are in the figure's own units, which are CSS pixels where it is shown at its full size.
 """
@@ -7,30 +7,22 @@ from html import escape
 
 from d2lmini.figures.style import KINDS
 
-__all__ = ["FONT", "SMALL", "TEXT", "arrow", "box_behind", "box_outline", "details_panel",
-           "frame_outline", "line", "more_bars", "path", "path_bars", "rect", "text", "text_width",
-           "two_line_text"]  # fmt: skip
-
 FONT = "Arial,'Helvetica Neue',Helvetica,'Liberation Sans','DejaVu Sans',sans-serif"
-TEXT, SMALL = 12, 11  # font sizes
-DETAILS_LINE = 15  # height of a line in the details
-PANEL = 'fill="#26323f" stroke="#9aa7b4"'
+TEXT, SMALL, TEXT_LINE = 12, 11, 14  # font sizes, height of a line
+FRAME = ('class="d2lm-edge" fill="#888" fill-opacity=".07" stroke="#888" stroke-width="1" '
+         'stroke-dasharray="2 3"')  # fmt: skip
 DASHES = {"dashed": ' stroke-dasharray="6 3"', "dotted": ' stroke-dasharray="1.5 2.5"'}
 
 
-def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None):
-    """One line of text; nothing for an empty one. `of` tells a script what the text is about."""
+def text(x, y, words, size, anchor="middle", bold=False, opacity=1, of=None, below=""):
+    """A text; nothing for an empty one. `of` tells a script what it is about, `below` is a second
+    line."""
     weight = ' font-weight="bold"' if bold else ""
     faint = f' opacity="{opacity}"' if opacity != 1 else ""
     place = f'x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="{anchor}"'
-    about = f' data-of="{of}"' if of is not None else ""
-    return f"<text {place}{weight}{faint}{about}>{escape(words)}</text>" if words else ""
-
-
-def two_line_text(x, y, first, second, size, line_height):
-    """One text on two centred lines."""
-    return (f'<text x="{x:g}" y="{y:g}" font-size="{size}" text-anchor="middle">{escape(first)} '
-            f'<tspan x="{x:g}" dy="{line_height}">{escape(second)}</tspan></text>')  # fmt: skip
+    about = f' data-of="{of}"' if of not in (None, "") else ""
+    more = f' <tspan x="{x:g}" dy="{TEXT_LINE}">{escape(below)}</tspan>' if below else ""
+    return f"<text {place}{weight}{faint}{about}>{escape(words)}{more}</text>" if words else ""
 
 
 def text_width(words, size, bold=False):
@@ -85,12 +77,6 @@ def box_behind(kind, x, y, width, height, offset):
                 f"h{8 - width:g}q-4 0-4-4v{4 - offset:g}", KINDS[kind][0])  # fmt: skip
 
 
-def frame_outline(x, y, width, height):
-    """A dashed frame."""
-    return rect(x, y, width, height, 8, 'class="d2lm-edge" fill="#888" fill-opacity=".07" '
-                'stroke="#888" stroke-width="1" stroke-dasharray="2 3"')  # fmt: skip
-
-
 def path_bars(paths, middle, y, width):
     """Parallel paths in small: a bar for each layer, the channels under each path.
 
@@ -116,22 +102,3 @@ def path_bars(paths, middle, y, width):
 def more_bars(paths):
     """The height that `path_bars` takes beyond that of two layers on a path."""
     return 8 * max(0, max(len(kinds) for kinds, _ in paths) - 2)
-
-
-def details_panel(index, box, lines, page):
-    """The panel with the details of box `index`, above it or, for lack of room, below.
-
-    box: its (left, top, height). page: the figure's (width, height). CSS shows the panel.
-    """
-    left, top, box_height = box
-    width = max(text_width(words, SMALL, bold=i == 0) for i, words in enumerate(lines)) + 16
-    height = DETAILS_LINE * len(lines) + 9
-    x = max(1, min(left, page[0] - width - 1))
-    y = top - height - 3 if top - height - 3 > 0 else top + box_height + 3
-    y = max(1, min(y, page[1] - height - 1))
-    texts = "".join(
-        text(x + 8, y + 16 + DETAILS_LINE * i, words, SMALL, anchor="start", bold=i == 0)
-        for i, words in enumerate(lines)
-    )
-    return (f'<g class="d2lm-tip d2lm-t{index}" visibility="hidden" pointer-events="none" '
-            f'aria-hidden="true">{rect(x, y, width, height, 5, PANEL)}{texts}</g>')  # fmt: skip

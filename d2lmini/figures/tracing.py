@@ -11,17 +11,17 @@ import contextlib
 import copy
 import functools
 import re
+from collections.abc import ValuesView
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from d2lmini.figures.layers import describe_function, describe_module
 from d2lmini.figures.structure import IN, Group, Layer, arrange
-from d2lmini.network import device_of, dtype_of, evaluation_mode, is_lazy
-
-__all__ = ["layer_outputs", "trace", "trace_all"]
+from d2lmini.network import device_of, dtype_of, is_lazy
 
 SILENT = {"clone", "contiguous", "detach", "to", "type_as", "float", "expand", "expand_as"}
 CONSTANTS = {f"{kind}_like" for kind in ("zeros", "ones", "empty", "full", "rand", "randn")} | {
@@ -38,21 +38,16 @@ def trace_all(nets, input_shape, labels=None):
     """
     if not nets:
         raise TypeError("no net given: pass at least one nn.Module")
-    is_tensor = isinstance(input_shape, torch.Tensor)
-    if not is_tensor and (isinstance(input_shape, (str, int)) or not len(input_shape)):
+    if not isinstance(input_shape, (tuple, list, torch.Tensor)):
         raise TypeError(f"input_shape must be a shape such as (1, 1, 224, 224), an example, or a "
                         f"list with one a net; got {input_shape!r}")  # fmt: skip
-    if isinstance(labels, str):
-        raise TypeError(f"labels must be a list with one text a net, got {labels!r}")
-    examples = int, torch.Tensor if isinstance(input_shape, tuple) else int
-    is_one = is_tensor or isinstance(input_shape[0], examples)
-    shapes = [input_shape] * len(nets) if is_one else list(input_shape)
-    labels = [""] * len(nets) if labels is None else list(labels)
+    one = (int, torch.Tensor) if isinstance(input_shape, tuple) else int
+    is_one = isinstance(input_shape, torch.Tensor) or all(isinstance(x, one) for x in input_shape)
+    shapes = [input_shape] * len(nets) if is_one else input_shape
+    labels = [labels] if isinstance(labels, str) else labels or [""] * len(nets)
     for name, values in (("input_shape", shapes), ("labels", labels)):
         if len(values) != len(nets):
-            raise ValueError(
-                f"{name} has {len(values)} entries for {len(nets)} nets: give one for each"
-            )
+            raise ValueError(f"{name} has {len(values)} entries for {len(nets)} nets")
     return list(zip(labels, map(trace, nets, shapes), strict=True))
 
 
@@ -74,14 +69,13 @@ def trace(net, input_shape):
                              f"(1, 1, 224, 224); got {inputs}")  # fmt: skip
         inputs = (torch.zeros(inputs, dtype=dtype_of(net), device="meta"),)
     net = getattr(net, "_orig_mod", net)  # what torch.compile was given
-    net = copy.deepcopy(net) if is_lazy(net) else net  # its first run would give it its shape
     try:
         recorder = _run(net, inputs, on_meta=not is_lazy(net))
     except Exception:  # e.g. forward looks at values: run it for real
         recorder = _run(net, inputs)
     layers = [layer for layer, _ in recorder.steps]
     root = Group("", type(net).__name__, layers=layers, outputs=recorder.outputs)
-    root.other_params = sum(p.numel() for p in net.parameters()) - root.params
+    root.other_params = recorder.num_params - root.params
     root.input_shapes = [tuple(x.shape[1:]) for x in inputs]
     root.items = arrange(layers, [layer for layer, _ in root.outputs])
     return root
@@ -93,65 +87,61 @@ def layer_outputs(net, X):
     The net is left alone as by `trace`. Of a layer with several outputs the first is given; one
     without a tensor is left out. Raises ValueError when the net does not take `X`.
     """
-    net = copy.deepcopy(net) if is_lazy(net) else net
     return [(layer, output) for layer, output in _run(net, (X,)).steps if output is not None]
 
 
 def _run(net, inputs, on_meta=False):
     """Run `net` once in evaluation mode and return the `_Recorder`.
 
-    On the meta device its weights, too, have stand-ins there meanwhile; else `inputs` are moved to
-    the net's device, and its buffers put back afterwards.
+    On the meta device all its tensors have stand-ins there; else `inputs` go to the net's device.
     """
-    device, stand_ins, state = device_of(net), {}, {}
-    # Tied weights stay tied. Named by their modules, each once: of two names for one module, the
-    # stand-ins would stay.
-    for prefix, module in net.named_modules() if on_meta else ():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                stand_in = stand_ins.setdefault(id(tensor), tensor.detach().to("meta"))
-                state[f"{prefix}.{name}" if prefix else name] = stand_in
-    device = torch.device("meta") if on_meta else device
+    net = copy.deepcopy(net) if is_lazy(net) else net  # whose first run gives it its sizes
+    device = torch.device("meta") if on_meta else device_of(net)
     inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True)
                    for x in inputs)  # fmt: skip
-    weights = {id(stand_ins.get(id(p), p)) for p in net.parameters()}
-    recorder = _Recorder(FlopCounterMode(display=False), inputs, weights)
+    recorder = _Recorder(FlopCounterMode(display=False), inputs)
     try:
         with (
-            evaluation_mode(net),
-            _buffers_kept(net),
+            _put_back(net, on_meta),
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             torch.no_grad(),
             recorder.counter,
-            recorder.hooks(net),
             recorder,
         ):
-            if on_meta:
-                output = torch.func.functional_call(net, state, inputs, tie_weights=False)
-            else:
-                output = net(*inputs)
+            recorder.attach(net)
+            recorder.weights = {id(p) for p in net.parameters()}
+            output = net(*inputs)
+            recorder.num_params = sum(p.numel() for p in net.parameters())
     except Exception as error:
-        shapes = " and ".join(str(tuple(x.shape)) for x in inputs)
-        raise ValueError(
-            f"{type(net).__name__} does not take an input of shape {shapes}: {error}"
-        ) from error
+        name, shapes = type(net).__name__, " and ".join(str(tuple(x.shape)) for x in inputs)
+        raise ValueError(f"{name} does not take an input of shape {shapes}: {error}") from error
     tensors = [(recorder.producer.get(id(x)), tuple(x.shape[1:])) for x in _tensors(output)]
     recorder.outputs = [(layer, shape) for layer, shape in tensors if layer is not None]
     return recorder
 
 
 @contextlib.contextmanager
-def _buffers_kept(net):
-    """Put the buffers of `net` back afterwards, as they were."""
-    kept = [(module, name, buffer, buffer.clone())
-            for module in net.modules() for name, buffer in module._buffers.items()
-            if buffer is not None and not nn.parameter.is_lazy(buffer)]  # fmt: skip
+def _put_back(net, on_meta):
+    """Meanwhile `net` is in evaluation mode, with tensors that may be written to: copies, but for
+    the weights, or stand-ins on the meta device for all. Afterwards its modules are as they were,
+    without hooks added meanwhile.
+    """
+    dicts = (x for module in net.modules() for x in (vars(module), *vars(module).values()))
+    kept = [(values, dict(values)) for values in dicts if isinstance(values, dict)]
+    made = {}  # a tensor's id -> what stands for it: tied weights stay tied
     try:
+        for values, before in kept:
+            for name, x in before.items():
+                is_weight = isinstance(x, nn.Parameter) and not on_meta
+                if isinstance(x, torch.Tensor) and not is_weight and not nn.parameter.is_lazy(x):
+                    copied = x.detach().to("meta") if on_meta else x.detach().clone()
+                    values[name] = made.setdefault(id(x), copied)
+        net.eval()
         yield
     finally:
-        for module, name, buffer, values in kept:
-            buffer.copy_(values)
-            module._buffers[name] = buffer
+        for values, before in kept:
+            values.clear()
+            values.update(before)
 
 
 class _Recorder(TorchFunctionMode):
@@ -160,12 +150,12 @@ class _Recorder(TorchFunctionMode):
     While a layer runs, it stands last in `running`, and what it calls is its own affair.
     """
 
-    def __init__(self, counter, inputs, weights):
+    def __init__(self, counter, inputs):
         super().__init__()
         self.counter, self.input_shape = counter, tuple(inputs[0].shape)
         self.batch = (*self.input_shape, 1)[0]
-        self.weights = weights  # ids of the net's parameters
-        self.steps, self.outputs = [], []  # (layer, its first output); (layer, shape) of the net's
+        self.weights = set()  # ids of the net's parameters
+        self.steps = []  # (layer, its first output)
         self.producer = {}  # id of a tensor -> the layer that made it, or IN
         self.kept = list(inputs)  # keeps tensors alive, so that no id is used twice
         self.running = []  # the modules being run: Group for containers, Layer for a leaf
@@ -178,41 +168,28 @@ class _Recorder(TorchFunctionMode):
                 self.producer[id(x)] = layer
                 self.steps.append((layer, x))
 
-    @contextlib.contextmanager
-    def hooks(self, net):
-        """Forward hooks on every module of `net` but the root, removed at the end."""
-        handles, attached = [], set()
-
-        def attach(name, module):
-            if module in attached:  # one of two parents: it would report each call twice
-                return
-            attached.add(module)
-            leaf = _is_leaf(module) and (module is not net or _is_of_torch(module))
-            if leaf or module is not net:
-                enter = functools.partial(self._enter_leaf if leaf else self._enter_group, name)
-                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-                leave = self._leave_leaf if leaf else self._leave_group
-                handles.append(module.register_forward_hook(leave))
-            for child_name, child in () if leaf else module.named_children():
-                attach(f"{name}.{child_name}" if name else child_name, child)
-
-        attach("", net)
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    def attach(self, net):
+        """Add forward hooks to every module of `net` but the root."""
+        inside = set()  # modules that are a leaf's own affair
+        for name, module in net.named_modules():
+            is_leaf = _is_leaf(module) and (module is not net or _is_of_torch(module))
+            if module in inside or (module is net and not is_leaf):
+                continue
+            inside.update(module.modules() if is_leaf else ())
+            enter = functools.partial(self._enter_leaf if is_leaf else self._enter_group, name)
+            module.register_forward_pre_hook(enter, with_kwargs=True)
+            module.register_forward_hook(self._leave_leaf if is_leaf else self._leave_group)
 
     def _enter_group(self, name, module, args, kwargs):
-        self.running.append(Group(name, type(module).__name__))
+        self.running.append(Group(name, type(module).__name__, len(self.running) + 1))
 
     def _leave_group(self, module, args, output):
         self.running.pop()
 
     def _enter_leaf(self, name, module, args, kwargs):
         layer = Layer(name, **describe_module(module))
-        self._count(layer, module.parameters())
         self._enter(layer, (args, kwargs), type(module).__name__)
+        self._count(layer, module.parameters())
 
     def _leave_leaf(self, module, args, output):
         return self._leave(output)
@@ -225,12 +202,12 @@ class _Recorder(TorchFunctionMode):
         self.counted.update(sizes)
 
     def _enter(self, layer, inputs, name):
+        layer.groups = tuple(self.running)
+        self.running.append(layer)  # from here, what is asked of tensors is the layer's own affair
         tensors = [x for x in _tensors(inputs) if id(x) not in self.weights]
         self._expect_batch(name, tensors)
         layer.operands = [self.producer.get(id(tensor)) for tensor in tensors]
-        layer.groups = tuple(self.running)
         self.flops_before = self.counter.get_total_flops()
-        self.running.append(layer)
         self.versions = {id(tensor): _version(tensor) for tensor in tensors}
 
     def _expect_batch(self, name, tensors):
@@ -242,11 +219,11 @@ class _Recorder(TorchFunctionMode):
     def _leave(self, output):
         """Keep the running layer; return its output, apart from what it only handed on."""
         layer = self.running[-1]
-        output = _map_tensors(self._apart, output)
+        output = tree_map_only(torch.Tensor, self._apart, output)
         layer.flops = (self.counter.get_total_flops() - self.flops_before) // self.batch
-        tensors = list(_tensors(output))
+        tensors = _tensors(output)
         layer.shape = tuple(tensors[0].shape[1:]) if tensors else ()
-        self.running.pop()  # until here, what is asked of tensors is the layer's own affair
+        self.running.pop()  # until here
         if layer.kind in ("other", "elementwise") and len(layer.inputs) > 1:
             layer.kind = "join"
         for tensor in tensors:
@@ -270,13 +247,14 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(function, "__name__", "function")
+        if self.running and isinstance(self.running[-1], Layer):
+            if self.running[-1].kind == "other":  # a layer of a reader's own
+                self._expect_batch(name, _tensors(args))
+            return function(*args, **kwargs)
         if name == "__get__":  # of a property, such as x.T
             name = function.__self__.__name__
         plain = name.strip("_")
-        if self.running and isinstance(self.running[-1], Layer):
-            self._recognise(self.running[-1], name, args, kwargs)
-            return function(*args, **kwargs)
-        values = list(_tensors((args, kwargs)))
+        values = _tensors((args, kwargs))
         known = [x for x in values if self.producer.get(id(x)) is not None]
         if not known or plain in CONSTANTS:
             return function(*args, **kwargs)
@@ -285,7 +263,7 @@ class _Recorder(TorchFunctionMode):
         output = function(*args, **kwargs)
         made = args[0] if plain == "setitem" else output
         is_first_of_sum = plain in ("add", "radd") and [x for x in args if type(x) is int] == [0]
-        if plain in SILENT or is_first_of_sum or not any(True for _ in _tensors(made)):
+        if plain in SILENT or is_first_of_sum or not _tensors(made):
             self.running.pop()  # a shape, a number, the same data: no step of the network
             for tensor in _tensors(output):
                 self.producer[id(tensor)] = self.producer[id(known[0])]
@@ -296,14 +274,6 @@ class _Recorder(TorchFunctionMode):
         self._count(layer, [x for x in values if id(x) in self.weights])
         made = self._leave(made)
         return output if plain == "setitem" else made
-
-    def _recognise(self, layer, name, args, kwargs):
-        """A layer of a reader's own that convolves, say, by a function has that function's kind."""
-        if layer.kind == "other" and layer.options == "own":
-            self._expect_batch(name, list(_tensors(args)))
-            fields = describe_function(name, args, kwargs)
-            if fields["kind"] in ("conv", "fc", "pool"):
-                layer.kind, layer.facts = fields["kind"], fields["facts"]
 
 
 def _is_of_torch(module):
@@ -326,18 +296,7 @@ def _version(tensor):
 def _tensors(values):
     """All tensors in nested tuples, lists and dicts, in order."""
     if isinstance(values, torch.Tensor):
-        yield values
-    elif isinstance(values, (tuple, list)):
-        for value in values:
-            yield from _tensors(value)
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-
-
-def _map_tensors(function, values):
-    """`values` with `function` applied to it, or to what it is a tuple or list of."""
-    if isinstance(values, torch.Tensor):
-        return function(values)
-    if type(values) in (tuple, list):
-        return type(values)(_map_tensors(function, value) for value in values)
-    return values
+        return [values]
+    values = values.values() if isinstance(values, dict) else values
+    is_nested = isinstance(values, (tuple, list, ValuesView))
+    return [tensor for value in values for tensor in _tensors(value)] if is_nested else []
