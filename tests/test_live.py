@@ -60,8 +60,7 @@ def test_a_network_that_has_changed_has_no_weights(monkeypatch):
 def rounded():
     """The chapter's network with the rounded weights, for evaluation."""
     net = build("googlenet", "cpu")
-    state = {name: torch.tensor(n).reshape(shape) for name, shape, n in weights.unpack(WEIGHTS)}
-    net.load_state_dict(state)
+    net.load_state_dict(dict(weights.unpack(WEIGHTS)))
     return net.eval()
 
 

@@ -1,5 +1,6 @@
 """The book before and after it has an address, and the way of a reader on Colab."""
 
+import importlib
 import json
 import os
 import re
@@ -14,7 +15,6 @@ import pytest
 import yaml
 
 from tests.test_record import git
-from tests.test_site import extension
 from tools import notebooks
 from tools import set_repository as tool
 
@@ -50,10 +50,10 @@ def test_checkout_agrees_with_the_tool(copy):
 
 def test_set_and_unset(copy):
     before = contents(copy)
-    assert config(copy) == ("", "", False, "")  # left out, Jupyter Book links its own repository
+    assert configured(copy) == ""  # left out, Jupyter Book links its own repository
     assert not any(b"git+" in content for content in before.values())
     assert len(tool.set_repository(URL, copy)) == len(before)
-    assert config(copy) == (URL, "https://colab.research.google.com", True, PAGES)
+    assert configured(copy) == URL
     now = contents(copy)
     for name in NOTEBOOKS:
         old, new = (json.loads(content)["cells"] for content in (before[name], now[name]))
@@ -86,8 +86,10 @@ def test_wrong_address_is_told(address):
         ("https://github.com/Someone/someone.github.io", "https://someone.github.io/"),
     ],
 )
-def test_right_address_and_its_site(address, pages):
-    assert tool.config_values(tool.clean_address(address))["baseurl"] == pages
+def test_right_address_and_its_site(address, pages, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools/site")
+    site = importlib.import_module("d2l_site")
+    assert site.pages_address(tool.clean_address(address)) == pages
 
 
 def test_missing_key_is_told(copy):

@@ -6,7 +6,6 @@ import json
 import random
 import re
 from pathlib import Path
-from unittest import mock
 from urllib.parse import unquote
 
 import pytest
