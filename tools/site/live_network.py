@@ -48,7 +48,7 @@ def drawn_network(notebook, weights):
         data = re.search(r"""data-net=(["'])(.*?)\1""", svg)
         net = json.loads(html.unescape(data[2])) if data else {"layers": []}
         if [layer["w"] for layer in net["layers"] if "w" in layer] == sizes:
-            frames = re.findall(r'<g [^>]*data-of="([\d ]+)"(?: aria-label|>)', svg)
+            frames = re.findall(r'<g [^>]*data-of="([\d ]+)">', svg)
             return net, [int(frame.split()[-1]) for frame in frames]
     return None, None
 
