@@ -132,8 +132,9 @@ def _put_back(net, on_meta):
     try:
         for values, before in kept:
             for name, x in before.items():
-                is_weight = isinstance(x, nn.Parameter) and not on_meta
-                if isinstance(x, torch.Tensor) and not is_weight and not nn.parameter.is_lazy(x):
+                if not isinstance(x, torch.Tensor) or nn.parameter.is_lazy(x):
+                    continue
+                if on_meta or not isinstance(x, nn.Parameter):
                     copied = x.detach().to("meta") if on_meta else x.detach().clone()
                     values[name] = made.setdefault(id(x), copied)
         net.eval()
