@@ -98,7 +98,7 @@ def test_lengths_that_do_not_fit_are_an_error_and_add_nothing():
     assert curves.X == curves.Y == []
 
 
-# --- without a notebook, and where text is asked for; a whole script is run in test_package.py ----
+# --- without a notebook, and where text is asked for ----------------------------------------------
 
 
 @pytest.mark.parametrize("in_notebook", [False, True])
@@ -151,18 +151,6 @@ def test_any_number_of_curves_is_drawn(shown):
     # The formats are used in turn; what the legend does not name has a name all the same.
     assert [line.get_linestyle() for line in lines] == ["-", "--", "-.", ":", "-", "--", "-."]
     assert {"curve 5", "series 7"} <= set(words(shown[-1]))
-
-
-@pytest.mark.parametrize(
-    ("xlim", "expected"), [([0, 10], (0, 10)), (None, None), ([1, 1], None), ((1, 1), None)]
-)
-def test_epoch_1_is_in_sight(shown, xlim, expected):
-    curves = Animator(xlabel="epoch", xlim=xlim)
-    curves.add(0.2, 1, redraw=False)
-    curves.add(1, 5)
-    low, high = curves.axes[0].get_xlim()
-    assert low <= 0.2 and high >= 1
-    assert expected is None or (low, high) == expected
 
 
 def test_axes_take_scales_limits_formats_and_a_grid(shown):

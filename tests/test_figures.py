@@ -26,7 +26,7 @@ from d2lmini.figures import (
 )
 from d2lmini.figures.inline_svg import InlineFigure, figure_html, figure_svg, show
 from d2lmini.figures.plots import costs_figure
-from d2lmini.figures.style import KINDS, flops_text
+from d2lmini.figures.style import KINDS
 from tests.test_draw import SVG, Net, words
 
 MAX_BYTES = 150_000
@@ -203,11 +203,6 @@ def test_a_long_net_has_few_rows_and_all_its_parameters():
     rows = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert rows == ["Block 1", "Block 2", "other parameters"]
     assert sum(patch.get_width() for patch in fig.axes[0].patches) == 2 * 7 * 2 + 100
-
-
-def test_flops_as_text():
-    texts = ["99,999 FLOPs", "0.10 MFLOPs", "9.99 MFLOPs", "10 MFLOPs"]
-    assert list(map(flops_text, (99_999, 100_000, 9_990_000, 10_400_000))) == texts
 
 
 # --- receptive field ------------------------------------------------------------------------------

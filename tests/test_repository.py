@@ -92,15 +92,6 @@ def test_right_address_and_its_site(address, pages, monkeypatch):
     assert site.pages_address(tool.clean_address(address)) == pages
 
 
-def test_missing_key_is_told(copy):
-    path = copy / "_config.yml"
-    path.write_text(path.read_text("utf-8").replace("  url:", "  other:"), "utf-8")
-    before = contents(copy)
-    with pytest.raises(ValueError, match=r"_config\.yml.*needs"):
-        tool.set_repository(URL, copy)
-    assert contents(copy) == before
-
-
 # The way of a Colab reader ---------------------------------------------------------------------
 
 

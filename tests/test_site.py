@@ -463,33 +463,6 @@ def test_colours_can_be_changed_and_stay_so(tab):
 # What a reader does -------------------------------------------------------------------------------
 
 
-def test_keyboard_reaches_content_and_navigation(tab):
-    page, focus = tab.open("chapters/index"), tab.page.locator(":focus")
-    while not (focus.count() and (focus.get_attribute("href") or "").endswith("vgg.html")):
-        page.keyboard.press("Tab")
-        assert focus.evaluate("""element => ["outlineStyle", "boxShadow"].some(
-            name => getComputedStyle(element)[name] != "none")"""), focus.inner_text()
-    page.keyboard.press("Enter")
-    page.wait_for_url("**/chapters/vgg.html")
-    page.keyboard.press("Tab")
-    assert focus.inner_text() == "跳到正文"
-    page.keyboard.press("Enter")
-    page.wait_for_function("location.hash == '#main-content'")
-
-
-def test_sidebars_open_and_close_on_a_phone(tab):
-    tab.resize(360, 740)
-    page = tab.open(NOTEBOOKS[0])
-    for side in "primary", "secondary":
-        link = page.locator(f".bd-sidebar-{side} a.reference").first
-        page.locator(f".{side}-toggle:visible").focus()
-        for key in "Enter", "Escape":
-            page.keyboard.press(key)
-            page.wait_for_timeout(600)
-            is_seen = link.is_visible() and 0 <= link.bounding_box()["x"] < 360
-            assert is_seen == (key == "Enter")
-
-
 def test_boxes_are_read_with_arrow_keys_and_a_tip_that_goes(tab):
     page = tab.open("chapters/googlenet")
     figure, tip = page.locator("figure:has(svg [role=img])").nth(1), page.locator(".figure-tip")
