@@ -70,7 +70,7 @@ def trace(net, input_shape):
         inputs = (torch.zeros(inputs, dtype=dtype_of(net), device="meta"),)
     net = getattr(net, "_orig_mod", net)  # what torch.compile was given
     try:
-        recorder = _run(net, inputs, on_meta=not is_lazy(net))
+        recorder = _run(net, inputs, on_meta=True)
     except Exception:  # e.g. forward looks at values: run it for real
         recorder = _run(net, inputs)
     layers = [layer for layer, _ in recorder.steps]
@@ -93,9 +93,11 @@ def layer_outputs(net, X):
 def _run(net, inputs, on_meta=False):
     """Run `net` once in evaluation mode and return the `_Recorder`.
 
-    On the meta device all its tensors have stand-ins there; else `inputs` go to the net's device.
+    On the meta device all its tensors have stand-ins there, but for a lazy net; else `inputs` go
+    to the net's device.
     """
-    net = copy.deepcopy(net) if is_lazy(net) else net  # whose first run gives it its sizes
+    if is_lazy(net):  # its first run gives it its sizes
+        net, on_meta = copy.deepcopy(net), False
     device = torch.device("meta") if on_meta else device_of(net)
     inputs = tuple(torch.zeros_like(x, device=device) if x.is_meta else x.to(device, copy=True)
                    for x in inputs)  # fmt: skip
