@@ -57,7 +57,6 @@ def test_a_measured_answer_is_its_record(answer):
     assert record["code"] == answers.code_of(answer), again
     assert answer.text == record["text"].rstrip() + "\n"
     assert answer.told == answers.told(record)
-    assert len(set(record["seeds"])) == len(record["seeds"]) >= answers.SEEDS
     assert all(run["num_samples"] == 60000 for run in content["histories"] if not run["stopped"])
 
 

@@ -356,7 +356,8 @@ def test_an_answer_is_refused_before_its_hours(chapter, monkeypatch):
     monkeypatch.setattr(runs, "Kernel", None)
     for changed, names, said in (
         ({}, ["second"], "no answer is called second"),
-        ({"exercise": EXERCISE.replace("seeds = ", "numbers = ")}, [], "no line `seeds ="),
+        ({"exercise": EXERCISE.replace("seeds = ", "numbers = ")}, [], "3 seeds or more"),
+        ({"exercise": EXERCISE.replace("range(3)", "0, 0, 1")}, [], "3 seeds or more"),
         ({"exercise": EXERCISE.replace("精度{", "{"), "commit": False}, [], "uncommitted changes"),
     ):
         chapter(**changed)

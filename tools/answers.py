@@ -71,12 +71,14 @@ def record_path(name):
 
 def seeds_of(answer):
     """The seeds that an answer's code names, before hours are spent on it."""
+    named = {}
     if line := re.search(r"(?m)^seeds\b.*=.+$", answer.code):
-        exec(line[0], named := {})
-        return list(named["seeds"])
-    raise notebooks.ChapterError(
-        f"{answer}: its code has no line `seeds = ...`; name three seeds or more there"
-    )
+        exec(line[0], named)
+    if len(set(seeds := list(named.get("seeds", ())))) < SEEDS:
+        raise notebooks.ChapterError(
+            f"{answer}: name {SEEDS} seeds or more in a line `seeds = ...` of its code"
+        )
+    return seeds
 
 
 def measure(answer):
