@@ -185,6 +185,8 @@ def test_a_record_is_of_what_ran_and_stays_while_its_code_does(chapter, kernels,
         refused(path, *options, match=r"cell net.* differs")
     record.main([path, "--skip-training", "--drop"])
     assert "d2lmini" not in notebooks.read("small").metadata and outputs("train") == []
+    if runs.Kernel is not InProcess:
+        refused(chapter(seen="1 / 0"), "--skip-training", match="cell seen fails: [^!]*Error")
 
 
 def test_what_was_recorded_elsewhere_is_taken_into_a_notebook_that_has_changed(

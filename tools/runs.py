@@ -105,7 +105,10 @@ class Kernel(nbclient.NotebookClient):
 
     def run(self, cell):
         """Run a cell of the notebook; its outputs are in it afterwards, pieces joined."""
-        self.execute_cell(cell, self.nb.cells.index(cell))
+        try:
+            self.execute_cell(cell, self.nb.cells.index(cell))
+        except nbclient.exceptions.CellExecutionError as error:
+            raise notebooks.ChapterError(f"cell {cell.id} fails: {error}") from error
         joined = []
         for output in cell.outputs:  # a figure in between keeps its place
             if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
