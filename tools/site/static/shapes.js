@@ -190,12 +190,12 @@ function write({box, drawn, of}, {made, passes, params, flops}) {
   const mark = ends ?? (arrives ? `送来${grouped(arrives)}，接${grouped(takes)}` : unused && `余${unused}`);
   if (!mark) return;
   const {x, y, width, height} = box.querySelector(".d2lm-edge").getBBox(), middle = x + width / 2;
-  const written = (at, anchor) => box.insertAdjacentHTML("beforeend",
-    `<text class="shapes-mark" x="${at}" y="${y + height + 12}" text-anchor="${anchor}">${mark}</text>`);
-  written(middle - 8, "end"); // left of the arrow
-  if (!ends || box.lastChild.getComputedTextLength() <= width / 2 - 8) return;
-  box.lastChild.remove(); // a reason longer than half the box stands across it
-  written(middle, "middle");
+  box.insertAdjacentHTML("beforeend", // left of the arrow
+    `<text class="shapes-mark" x="${middle - 8}" y="${y + height + 12}" text-anchor="end">${mark}</text>`);
+  const text = box.lastChild;
+  if (!ends || text.getComputedTextLength() <= width / 2 - 8) return;
+  text.setAttribute("x", middle); // a reason longer than half the box stands across it
+  text.setAttribute("text-anchor", "middle");
 }
 
 // --- the page's figures, and its address ---------------------------------------------------------

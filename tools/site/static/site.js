@@ -82,7 +82,7 @@ const boxAt = element => element?.closest?.(BOX) ?? null;
 addEventListener("mousemove", ({target}) => { // not "mouseover", which what a tip uncovers gets, too
   if (boxAt(target)) tell(boxAt(target));
   else if (tip.contains(target)) leaving = clearTimeout(leaving);
-  else leaving ??= setTimeout(() => tell(boxAt(document.activeElement)), 200);
+  else if (about) leaving ??= setTimeout(() => tell(boxAt(document.activeElement)), 200);
 });
 addEventListener("focusin", ({target}) => tell(boxAt(target)));
 addEventListener("focusout", () => tell(null));
