@@ -16,7 +16,7 @@ import nbformat
 import yaml
 
 ROOT = Path(__file__).parents[1]
-# What a notebook's metadata says under `chapter`: these keys, with values of these types.
+# What a notebook's metadata says under `chapter`: these keys, with values like these.
 EXAMPLE = {
     "network": "VGG-11（通道为¼）",
     "label": "VGG-11 / 4",

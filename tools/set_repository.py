@@ -83,8 +83,9 @@ def set_repository(url=None, root=ROOT):
 @notebooks.exit_on_fault("set_repository")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("address", nargs="?", help="on GitHub; default: as it is")
-    parser.add_argument("--unset", action="store_true", help="take the address away again")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("address", nargs="?", help="on GitHub; default: as it is")
+    group.add_argument("--unset", action="store_true", help="take the address away again")
     args = parser.parse_args(argv)
     for path in set_repository("" if args.unset else args.address):
         print("wrote", path.relative_to(ROOT))
