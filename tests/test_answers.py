@@ -57,6 +57,7 @@ def test_a_measured_answer_is_its_record(answer):
     assert record["code"] == answers.code_of(answer), again
     assert answer.text == record["text"].rstrip() + "\n"
     assert answer.told == answers.told(record)
+    assert record["seeds"] == answers.seeds_of(answer)  # which refuses fewer than three
     assert all(run["num_samples"] == 60000 for run in content["histories"] if not run["stopped"])
 
 

@@ -359,7 +359,7 @@ def test_an_answer_is_refused_before_its_hours(chapter, monkeypatch):
     for changed, names, said in (
         ({}, ["second"], "no answer is called second"),
         ({"exercise": EXERCISE.replace("seeds = ", "numbers = ")}, [], "3 seeds or more"),
-        ({"exercise": EXERCISE.replace("range(3)", "0, 0, 1")}, [], "3 seeds or more"),
+        ({"exercise": EXERCISE.replace("range(3)", "0, 0, 1, 2")}, [], "3 seeds or more"),
         ({"exercise": EXERCISE.replace("精度{", "{"), "commit": False}, [], "uncommitted changes"),
     ):
         chapter(**changed)

@@ -74,9 +74,10 @@ def seeds_of(answer):
     named = {}
     if line := re.search(r"(?m)^seeds\b.*=.+$", answer.code):
         exec(line[0], named)
-    if len(set(seeds := list(named.get("seeds", ())))) < SEEDS:
+    seeds = list(named.get("seeds", ()))
+    if not len(seeds) == len(set(seeds)) >= SEEDS:
         raise notebooks.ChapterError(
-            f"{answer}: name {SEEDS} seeds or more in a line `seeds = ...` of its code"
+            f"{answer}: name {SEEDS} seeds or more, no two alike, in its line `seeds = ...`"
         )
     return seeds
 
